@@ -1,1 +1,25 @@
-//! stub
+//! What crosses the boundary between the kernel and user space: the records of the ring buffer, the
+//! configuration that user space hands to the eBPF programs, and the numbers both sides agree on.
+//!
+//! Everything here is `#[repr(C)]`, made of integers only, padded explicitly, and has its layout
+//! asserted at compile time: the two sides are built by different compilers.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod config;
+mod record;
+mod state;
+
+pub use config::{CommonWindow, Config, Offsets, PORT_BITMAP_BYTES, PortSet, filter};
+pub use record::{KIND_COUNT, RecordHeader, RecordKind, TransitionRecord, flag};
+pub use state::TcpState;
+
+/// `AF_INET` of include/linux/socket.h (v6.18), as `skc_family` holds it.
+pub const AF_INET: u16 = 2;
+/// `AF_INET6` of include/linux/socket.h (v6.18), as `skc_family` holds it.
+pub const AF_INET6: u16 = 10;
+/// `IPPROTO_TCP` of include/uapi/linux/in.h (v6.18), as `sk_protocol` holds it.
+pub const IPPROTO_TCP: u16 = 6;
+/// `TASK_COMM_LEN` of include/linux/sched.h (v6.18): bytes of a task's name, the closing NUL included.
+pub const TASK_COMM_LEN: usize = 16;

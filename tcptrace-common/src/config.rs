@@ -1,0 +1,170 @@
+//! Owns what user space tells the eBPF programs before they are loaded: where the fields of the
+//! running kernel's structures lie, and what to filter. The programs see it as read-only data that
+//! the verifier knows, so a filter that is not asked for costs nothing.
+
+use core::mem::{offset_of, size_of};
+
+/// Bytes that the programs read from the start of `struct sock` in one go. Every `skc_*` field
+/// they use must lie within.
+pub struct CommonWindow;
+
+impl CommonWindow {
+    /// `skc_cookie` ends at 96 in every kernel seen (5.10 to 7.2); a multiple of 8.
+    pub const BYTES: usize = 96;
+}
+
+/// Byte offsets within the running kernel's structures, from its BTF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Offsets {
+    /// `sock.__sk_common.skc_family` (u16)
+    pub skc_family: u32,
+    /// `sock.__sk_common.skc_dport` (__be16)
+    pub skc_dport: u32,
+    /// `sock.__sk_common.skc_daddr` (__be32)
+    pub skc_daddr: u32,
+    /// `sock.__sk_common.skc_net` (pointer to `struct net`)
+    pub skc_net: u32,
+    /// `sock.__sk_common.skc_v6_daddr` (16 bytes); 0 on a kernel without IPv6
+    pub skc_v6_daddr: u32,
+    /// `sock.__sk_common.skc_v6_rcv_saddr` (16 bytes); 0 on a kernel without IPv6
+    pub skc_v6_rcv_saddr: u32,
+    /// `sock.__sk_common.skc_cookie` (u64)
+    pub skc_cookie: u32,
+    /// Byte that holds the bit field `sock.__sk_common.skc_reuse`
+    pub skc_reuse: u32,
+    /// The bits of `skc_reuse` within that byte
+    pub skc_reuse_mask: u32,
+    /// Byte that holds the bit field `sock.__sk_common.skc_reuseport`
+    pub skc_reuseport: u32,
+    /// The bit of `skc_reuseport` within that byte
+    pub skc_reuseport_mask: u32,
+    /// `sock.sk_protocol` (u16)
+    pub sk_protocol: u32,
+    /// `sock.sk_uid` (kuid_t, u32)
+    pub sk_uid: u32,
+    /// `sock.sk_cgrp_data` (its first 8 bytes: a cgroup pointer, tagged before 5.16)
+    pub sk_cgrp_data: u32,
+    /// `inet_sock.inet_saddr` (__be32)
+    pub inet_saddr: u32,
+    /// `inet_sock.inet_sport` (__be16)
+    pub inet_sport: u32,
+    /// `net.ns.inum` (u32)
+    pub net_inum: u32,
+    /// `cgroup.kn` (pointer to `struct kernfs_node`)
+    pub cgroup_kn: u32,
+    /// `kernfs_node.id` (u64)
+    pub kn_id: u32,
+    /// `kernfs_node.parent`, `__parent` from 6.15 on (pointer to `struct kernfs_node`)
+    pub kn_parent: u32,
+}
+
+impl Offsets {
+    /// What the object holds until user space has filled it in.
+    pub const UNSET: Self = Self {
+        skc_family: 0,
+        skc_dport: 0,
+        skc_daddr: 0,
+        skc_net: 0,
+        skc_v6_daddr: 0,
+        skc_v6_rcv_saddr: 0,
+        skc_cookie: 0,
+        skc_reuse: 0,
+        skc_reuse_mask: 0,
+        skc_reuseport: 0,
+        skc_reuseport_mask: 0,
+        sk_protocol: 0,
+        sk_uid: 0,
+        sk_cgrp_data: 0,
+        inet_saddr: 0,
+        inet_sport: 0,
+        net_inum: 0,
+        cgroup_kn: 0,
+        kn_id: 0,
+        kn_parent: 0,
+    };
+}
+
+/// Bits of [`Config::filters`]: which filters are on. A record passes when all of them let it.
+pub mod filter {
+    /// Local or remote port in [`super::PortSet::Either`].
+    pub const PORT: u32 = 1 << 0;
+    /// Local port in [`super::PortSet::Local`].
+    pub const LOCAL_PORT: u32 = 1 << 1;
+    /// Remote port in [`super::PortSet::Remote`].
+    pub const REMOTE_PORT: u32 = 1 << 2;
+    /// Socket that the process [`super::Config::pid`] connects, listens on, accepts or closes.
+    pub const PID: u32 = 1 << 3;
+    /// [`super::Config::uid`] owns the socket.
+    pub const UID: u32 = 1 << 4;
+    /// The socket lives in network namespace [`super::Config::netns`].
+    pub const NETNS: u32 = 1 << 5;
+    /// The socket belongs to cgroup [`super::Config::cgroup_id`] or to one below it.
+    pub const CGROUP: u32 = 1 << 6;
+    /// The socket's family is [`super::Config::family`].
+    pub const FAMILY: u32 = 1 << 7;
+}
+
+/// What the programs are told before they are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// Where the kernel's fields lie.
+    pub offsets: Offsets,
+    /// Bits of [`filter`].
+    pub filters: u32,
+    /// Process (tgid in the initial PID namespace) for [`filter::PID`].
+    pub pid: u32,
+    /// User for [`filter::UID`].
+    pub uid: u32,
+    /// Namespace inode for [`filter::NETNS`].
+    pub netns: u32,
+    /// Cgroup inode for [`filter::CGROUP`].
+    pub cgroup_id: u64,
+    /// Cookie of the socket by which the tracer checks itself; its records pass every filter.
+    pub self_check_cookie: u64,
+    /// The reader is woken whenever this many more bytes of records wait; a power of two.
+    pub wakeup_bytes: u32,
+    /// `AF_INET` or `AF_INET6` for [`filter::FAMILY`].
+    pub family: u32,
+}
+
+impl Config {
+    /// What the object holds until user space has filled it in: no offsets, no filters.
+    pub const UNSET: Self = Self {
+        offsets: Offsets::UNSET,
+        filters: 0,
+        pid: 0,
+        uid: 0,
+        netns: 0,
+        cgroup_id: 0,
+        self_check_cookie: 0,
+        wakeup_bytes: 1,
+        family: 0,
+    };
+}
+
+/// Bytes of one set of ports: a bit for each of 65,536.
+pub const PORT_BITMAP_BYTES: usize = 65_536 / 8;
+
+/// Which of the port sets: the index in the map that holds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PortSet {
+    /// `--port`: matches on either side.
+    Either = 0,
+    /// `--lport`
+    Local = 1,
+    /// `--rport`
+    Remote = 2,
+}
+
+const _: () = {
+    assert!(size_of::<Offsets>() == 20 * 4);
+    assert!(offset_of!(Config, filters) == 80);
+    assert!(offset_of!(Config, cgroup_id) == 96);
+    assert!(offset_of!(Config, self_check_cookie) == 104);
+    assert!(offset_of!(Config, wakeup_bytes) == 112);
+    assert!(size_of::<Config>() == 120);
+    assert!(CommonWindow::BYTES.is_multiple_of(8));
+};

@@ -1,0 +1,85 @@
+//! Owns the way of a record to user space: reserve, fill, submit, and count what did not fit.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns},
+    maps::ring_buf::RingBufEntry,
+};
+use tcptrace_common::{RecordHeader, RecordKind};
+
+use crate::{
+    kernel::config,
+    maps::{EVENTS, LOST, LOST_SO_FAR},
+};
+
+/// Makes room for a record of this kind. A failure is counted: nothing is lost silently.
+#[inline(always)]
+pub(crate) fn reserve<T: 'static>(kind: RecordKind) -> Option<RingBufEntry<T>> {
+    let entry = EVENTS.reserve::<T>(0);
+    if entry.is_none() {
+        count_lost(kind);
+    }
+    entry
+}
+
+/// The header of a record that has just been reserved.
+#[inline(always)]
+pub(crate) fn header(kind: RecordKind) -> RecordHeader {
+    RecordHeader {
+        // SAFETY: the helper takes nothing and only reads the clock.
+        ts_ns: unsafe { bpf_ktime_get_boot_ns() },
+        // Volatile, because the instruction set of kernel 5.8 has no atomic load to compile to.
+        // SAFETY: an aligned 8-byte load of a static.
+        lost_before: unsafe { LOST_SO_FAR.as_ptr().read_volatile() } as u32,
+        // SAFETY: the helper takes nothing and only reads.
+        cpu: unsafe { bpf_get_smp_processor_id() } as u16,
+        kind: kind.number(),
+    }
+}
+
+/// Hands a filled record over. The reader looks by itself many times a second; it is woken only when
+/// the records that wait have passed another multiple of `wakeup_bytes`.
+#[inline(always)]
+pub(crate) fn submit<T: 'static>(entry: RingBufEntry<T>) {
+    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    let before = waiting.saturating_sub(size_of::<T>() as u64 + 8);
+    let step = u64::from(config!(wakeup_bytes));
+    // `step` is a power of two: the bits above it differ when a multiple lies between.
+    let flags = if (waiting ^ before) & !(step - 1) != 0 {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    entry.submit(u64::from(flags));
+}
+
+/// Counts a record of this kind that user space will never see.
+#[inline(always)]
+pub(crate) fn count_lost(kind: RecordKind) {
+    // SAFETY: the pointer is to a static of 8 bytes, aligned as an atomic is.
+    unsafe { increment(LOST_SO_FAR.as_ptr()) };
+    if let Some(count) = LOST.get_ptr_mut(u32::from(kind.number())) {
+        // An interrupt on this CPU may count at the same moment, hence atomic although per CPU.
+        // SAFETY: a map value is 8-byte aligned and lives as long as the map.
+        unsafe { increment(count) };
+    }
+}
+
+/// Adds 1 in one instruction (`BPF_XADD`, in every kernel with eBPF). `core` has no read-modify-write
+/// atomics for this target.
+///
+/// # Safety
+/// `counter` must be 8-byte aligned and writable, and nothing but atomics may write to it.
+#[inline(always)]
+unsafe fn increment(counter: *mut u64) {
+    // SAFETY: the caller vouches for the pointer; the instruction touches those 8 bytes only.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {one}",
+            counter = in(reg) counter,
+            one = in(reg) 1u64,
+        );
+    }
+}

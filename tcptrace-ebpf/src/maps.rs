@@ -1,0 +1,59 @@
+//! Owns every map and every global of the object.
+
+use core::sync::atomic::AtomicU64;
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use tcptrace_common::{Config, KIND_COUNT, PORT_BITMAP_BYTES, TransitionRecord};
+
+/// Set by user space before loading; read-only for the programs, so the verifier knows its values
+/// and drops the branches that they rule out. Read it with [`crate::kernel::config`].
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: Config = Config::UNSET;
+
+/// Records lost so far on all CPUs (wraps around). Each record carries it, so that the reader knows
+/// between which two records a loss lies.
+#[unsafe(no_mangle)]
+pub(crate) static LOST_SO_FAR: AtomicU64 = AtomicU64::new(0);
+
+/// The one way to user space. User space sets the size at load.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 23, 0);
+
+/// Records lost, per CPU and [`tcptrace_common::RecordKind`] number.
+#[map]
+pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(KIND_COUNT, 0);
+
+/// One bit for each port, indexed by [`tcptrace_common::PortSet`].
+#[map]
+pub(crate) static PORTS: Array<[u8; PORT_BITMAP_BYTES]> = Array::with_max_entries(3, 0);
+
+/// Events whose port was not known yet when a port filter wanted it, by address of their
+/// `struct sock`; the next event of the socket takes the entry out. User space shrinks it to one
+/// entry when there is no such filter.
+#[map]
+pub(crate) static UNDECIDED: HashMap<u64, TransitionRecord> = HashMap::with_max_entries(1 << 15, 0);
+
+/// Sockets that `--pid` follows, by address of their `struct sock`; an entry lives until CLOSE.
+/// User space shrinks it to one entry when there is no such filter.
+#[map]
+pub(crate) static FOLLOWED: HashMap<u64, u32> = HashMap::with_max_entries(1 << 16, 0);
+
+/// Sockets that the process of `--pid` already had when the trace began, by cookie.
+#[map]
+pub(crate) static FOLLOWED_COOKIES: HashMap<u64, u32> = HashMap::with_max_entries(1 << 16, 0);
+
+/// Ports that the process of `--pid` listens on: network namespace in the upper 32 bits, port in
+/// the lower. A child of a listener is known by nothing else before it is accepted.
+#[map]
+pub(crate) static FOLLOWED_PORTS: HashMap<u64, u32> = HashMap::with_max_entries(1 << 12, 0);
+
+/// Listeners of the process of `--pid` that began to listen unbound: slot 0 counts them, the others
+/// are a ring of their addresses, whose port the kernel chooses only after the event.
+#[map]
+pub(crate) static AUTOBOUND: Array<u64> = Array::with_max_entries(AUTOBOUND_SLOTS as u32 + 1, 0);
+
+/// How many listeners [`AUTOBOUND`] remembers; a power of two.
+pub(crate) const AUTOBOUND_SLOTS: u64 = 8;

@@ -1,0 +1,165 @@
+//! Owns the probe on `inet_sock_set_state`: one record per TCP state change.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use aya_log_ebpf::debug;
+use tcptrace_common::{AF_INET6, IPPROTO_TCP, RecordKind, TASK_COMM_LEN, TransitionRecord, flag};
+
+use crate::{
+    emit,
+    filter::{self, Ports, Subject},
+    kernel::{self, LocalSide, SockCommon, config},
+    undecided,
+};
+
+/// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`, emitted by
+/// net/ipv4/af_inet.c `inet_sk_set_state` and `inet_sk_state_store` (v6.18). Since 4.16; this
+/// program needs 5.8 for the ring buffer and the boot-time clock.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    let oldstate: u32 = ctx.arg(1);
+    let newstate: u32 = ctx.arg(2);
+    // SCTP and MPTCP use the tracepoint too, with sockets of their own.
+    match kernel::read::<u16>(sk, config!(offsets.sk_protocol)) {
+        Some(IPPROTO_TCP) => {}
+        Some(_) => return 0,
+        None => return unreadable(&ctx, sk),
+    }
+    let (Some(common), Some(local)) = (SockCommon::read(sk), LocalSide::read(sk)) else {
+        return unreadable(&ctx, sk);
+    };
+    transition(&ctx, sk, oldstate as u8, newstate as u8, &common, &local);
+    0
+}
+
+#[inline(always)]
+fn transition(
+    ctx: &RawTracePointContext,
+    sk: u64,
+    oldstate: u8,
+    newstate: u8,
+    common: &SockCommon,
+    local: &LocalSide,
+) {
+    let cookie: u64 = common.field(config!(offsets.skc_cookie));
+    let self_check = cookie != 0 && cookie == config!(self_check_cookie);
+    let mut ports = Ports::Yes;
+    if !self_check {
+        let family: u16 = common.field(config!(offsets.skc_family));
+        let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+        ports = filter::ports_match(local.port(), rport);
+        if ports == Ports::No || !filter::family_matches(family) {
+            undecided::forget(sk, oldstate);
+            return;
+        }
+    }
+    let subject = Subject {
+        sk,
+        cookie,
+        lport: local.port(),
+        uid: kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX),
+        netns: kernel::netns_inode(common.field(config!(offsets.skc_net))),
+        oldstate,
+        newstate,
+    };
+    if !self_check && !filter::socket_matches(ctx, &subject) {
+        undecided::forget(sk, oldstate);
+        return;
+    }
+    if ports == Ports::Undecided {
+        undecided::keep(&subject, |record| {
+            fill(record, &subject, common, local, false)
+        });
+        return;
+    }
+    undecided::emit(sk, oldstate);
+    let Some(mut entry) = emit::reserve::<TransitionRecord>(RecordKind::Transition) else {
+        return;
+    };
+    fill(entry.as_mut_ptr(), &subject, common, local, self_check);
+    emit::submit(entry);
+}
+
+/// Writes every byte of `record`, which must be writable.
+#[inline(always)]
+fn fill(
+    record: *mut TransitionRecord,
+    subject: &Subject,
+    common: &SockCommon,
+    local: &LocalSide,
+    self_check: bool,
+) {
+    let task = bpf_get_current_pid_tgid();
+    let family: u16 = common.field(config!(offsets.skc_family));
+    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let (laddr, raddr) = addresses(family, common, local);
+    // SAFETY: `record` points to writable memory for exactly this type: a reserved entry of the
+    // ring buffer or a variable on the stack.
+    unsafe {
+        (*record).header = emit::header(RecordKind::Transition);
+        (*record).sk = subject.sk;
+        (*record).cookie = subject.cookie;
+        (*record).cgroup_id = kernel::cgroup_node(subject.sk).map_or(0, kernel::node_id);
+        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
+        *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
+        (*record).netns = subject.netns;
+        (*record).uid = subject.uid;
+        (*record).pid = (task >> 32) as u32;
+        (*record).tid = task as u32;
+        (*record).flags = flags(common, self_check);
+        (*record).lport = subject.lport;
+        (*record).rport = rport;
+        (*record).family = family;
+        (*record).oldstate = subject.oldstate;
+        (*record).newstate = subject.newstate;
+        bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
+        (*record).padding = 0;
+    }
+}
+
+/// Local and remote address in network byte order. A socket of family AF_INET6 is asked for its
+/// IPv6 fields only: a native one has 127.0.0.6 in the IPv4 fields (`LOOPBACK4_IPV6`), a v4-mapped
+/// one has ::ffff:a.b.c.d in the IPv6 fields.
+#[inline(always)]
+fn addresses(family: u16, common: &SockCommon, local: &LocalSide) -> ([u32; 4], [u32; 4]) {
+    if family == AF_INET6 {
+        (
+            common.field(config!(offsets.skc_v6_rcv_saddr)),
+            common.field(config!(offsets.skc_v6_daddr)),
+        )
+    } else {
+        (
+            [local.address(), 0, 0, 0],
+            [common.field(config!(offsets.skc_daddr)), 0, 0, 0],
+        )
+    }
+}
+
+#[inline(always)]
+fn flags(common: &SockCommon, self_check: bool) -> u32 {
+    let mut flags = 0;
+    let reuse: u8 = common.field(config!(offsets.skc_reuse));
+    if u32::from(reuse) & config!(offsets.skc_reuse_mask) != 0 {
+        flags |= flag::REUSEADDR;
+    }
+    let reuseport: u8 = common.field(config!(offsets.skc_reuseport));
+    if u32::from(reuseport) & config!(offsets.skc_reuseport_mask) != 0 {
+        flags |= flag::REUSEPORT;
+    }
+    if self_check {
+        flags |= flag::SELF_CHECK;
+    }
+    flags
+}
+
+/// A socket whose fields cannot be read is a transition that user space will not see.
+#[inline(always)]
+fn unreadable(ctx: &RawTracePointContext, sk: u64) -> i32 {
+    emit::count_lost(RecordKind::Transition);
+    debug!(ctx, "cannot read the socket at {:x}", sk);
+    0
+}

@@ -1,0 +1,74 @@
+//! Owns the events that a port filter cannot judge yet: kept in the kernel until the next event of
+//! the same socket, which knows the port, decides. net/ipv4/tcp_ipv4.c `tcp_v4_connect` (v6.18)
+//! enters SYN_SENT before it chooses a port, and inet_connection_sock.c `inet_csk_listen_start`
+//! enters LISTEN likewise.
+
+use core::mem::MaybeUninit;
+
+use tcptrace_common::{RecordKind, TcpState, TransitionRecord};
+
+use crate::{
+    emit as out,
+    filter::{self, Subject},
+    maps::{LOST_SO_FAR, UNDECIDED},
+};
+
+/// Keeps the record that `fill` writes until the next event of the socket.
+#[inline(always)]
+pub(crate) fn keep(subject: &Subject, fill: impl FnOnce(*mut TransitionRecord)) {
+    if !filter::by_port() {
+        return;
+    }
+    if subject.newstate == TcpState::Close.number() {
+        // It never had the port that the filter asks for.
+        forget(subject.sk, subject.oldstate);
+        return;
+    }
+    let mut record = MaybeUninit::<TransitionRecord>::uninit();
+    fill(record.as_mut_ptr());
+    // SAFETY: `fill` has written every byte.
+    if UNDECIDED
+        .insert(subject.sk, unsafe { record.assume_init_ref() }, 0)
+        .is_err()
+    {
+        out::count_lost(RecordKind::Transition);
+    }
+}
+
+/// Drops the record kept for this socket, if there is one: it does not match after all.
+#[inline(always)]
+pub(crate) fn forget(sk: u64, oldstate: u8) {
+    if filter::by_port() && may_be_kept(oldstate) {
+        let _ = UNDECIDED.remove(sk);
+    }
+}
+
+/// Hands over the record kept for this socket, if there is one: it matches.
+#[inline(always)]
+pub(crate) fn emit(sk: u64, oldstate: u8) {
+    if !filter::by_port() || !may_be_kept(oldstate) {
+        return;
+    }
+    // SAFETY: only events of this socket use the entry, and it is locked while they happen.
+    let Some(kept) = (unsafe { UNDECIDED.get(sk) }) else {
+        return;
+    };
+    if let Some(mut entry) = out::reserve::<TransitionRecord>(RecordKind::Transition) {
+        let record = entry.write(*kept);
+        // The records that this one now stands among count losses from here, not from its own time.
+        // SAFETY: an aligned 8-byte load of a static.
+        record.header.lost_before = unsafe { LOST_SO_FAR.as_ptr().read_volatile() } as u32;
+        out::submit(entry);
+    }
+    let _ = UNDECIDED.remove(sk);
+}
+
+/// Whether the event before this one may have been undecided: those into SYN_SENT, LISTEN and
+/// SYN_RECV (a child has no remote port yet in kernels up to 6.14).
+#[inline(always)]
+fn may_be_kept(oldstate: u8) -> bool {
+    const SYN_SENT: u8 = TcpState::SynSent.number();
+    const SYN_RECV: u8 = TcpState::SynRecv.number();
+    const LISTEN: u8 = TcpState::Listen.number();
+    matches!(oldstate, SYN_SENT | SYN_RECV | LISTEN)
+}
