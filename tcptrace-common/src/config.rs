@@ -121,8 +121,11 @@ pub struct Config {
     pub netns: u32,
     /// Cgroup inode for [`filter::CGROUP`].
     pub cgroup_id: u64,
-    /// Cookie of the socket by which the tracer checks itself; its records pass every filter.
-    pub self_check_cookie: u64,
+    /// Cookie of the IPv4 socket by which the tracer checks itself; its records pass every filter.
+    /// 0 for none.
+    pub self_check_ipv4: u64,
+    /// The same for the IPv6 socket.
+    pub self_check_ipv6: u64,
     /// The reader is woken whenever this many more bytes of records wait; a power of two.
     pub wakeup_bytes: u32,
     /// `AF_INET` or `AF_INET6` for [`filter::FAMILY`].
@@ -138,7 +141,8 @@ impl Config {
         uid: 0,
         netns: 0,
         cgroup_id: 0,
-        self_check_cookie: 0,
+        self_check_ipv4: 0,
+        self_check_ipv6: 0,
         wakeup_bytes: 1,
         family: 0,
     };
@@ -163,8 +167,8 @@ const _: () = {
     assert!(size_of::<Offsets>() == 20 * 4);
     assert!(offset_of!(Config, filters) == 80);
     assert!(offset_of!(Config, cgroup_id) == 96);
-    assert!(offset_of!(Config, self_check_cookie) == 104);
-    assert!(offset_of!(Config, wakeup_bytes) == 112);
-    assert!(size_of::<Config>() == 120);
+    assert!(offset_of!(Config, self_check_ipv4) == 104);
+    assert!(offset_of!(Config, wakeup_bytes) == 120);
+    assert!(size_of::<Config>() == 128);
     assert!(CommonWindow::BYTES.is_multiple_of(8));
 };

@@ -3,14 +3,39 @@
 //! enters SYN_SENT before it chooses a port, and inet_connection_sock.c `inet_csk_listen_start`
 //! enters LISTEN likewise.
 
-use core::mem::MaybeUninit;
-
-use tcptrace_common::{RecordKind, TcpState, TransitionRecord};
+use tcptrace_common::{RecordHeader, RecordKind, TASK_COMM_LEN, TcpState, TransitionRecord};
 
 use crate::{
     emit as out,
     filter::{self, Subject},
     maps::{LOST_SO_FAR, UNDECIDED},
+};
+
+/// What an entry holds before it is filled.
+static BLANK: TransitionRecord = TransitionRecord {
+    header: RecordHeader {
+        ts_ns: 0,
+        lost_before: 0,
+        cpu: 0,
+        kind: 0,
+    },
+    sk: 0,
+    cookie: 0,
+    cgroup_id: 0,
+    laddr: [0; 16],
+    raddr: [0; 16],
+    netns: 0,
+    uid: 0,
+    pid: 0,
+    tid: 0,
+    flags: 0,
+    lport: 0,
+    rport: 0,
+    family: 0,
+    oldstate: 0,
+    newstate: 0,
+    comm: [0; TASK_COMM_LEN],
+    padding: 0,
 };
 
 /// Keeps the record that `fill` writes until the next event of the socket.
@@ -24,14 +49,14 @@ pub(crate) fn keep(subject: &Subject, fill: impl FnOnce(*mut TransitionRecord)) 
         forget(subject.sk, subject.oldstate);
         return;
     }
-    let mut record = MaybeUninit::<TransitionRecord>::uninit();
-    fill(record.as_mut_ptr());
-    // SAFETY: `fill` has written every byte.
-    if UNDECIDED
-        .insert(subject.sk, unsafe { record.assume_init_ref() }, 0)
-        .is_err()
-    {
+    // Filled in place: a record on the stack beside the windows of the socket is too much for the
+    // 512 bytes that there are.
+    if UNDECIDED.insert(subject.sk, &BLANK, 0).is_err() {
         out::count_lost(RecordKind::Transition);
+        return;
+    }
+    if let Some(record) = UNDECIDED.get_ptr_mut(subject.sk) {
+        fill(record);
     }
 }
 

@@ -46,7 +46,8 @@ fn transition(
     local: &LocalSide,
 ) {
     let cookie: u64 = common.field(config!(offsets.skc_cookie));
-    let self_check = cookie != 0 && cookie == config!(self_check_cookie);
+    let self_check = cookie != 0
+        && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6));
     let mut ports = Ports::Yes;
     if !self_check {
         let family: u16 = common.field(config!(offsets.skc_family));

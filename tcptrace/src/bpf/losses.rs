@@ -1,0 +1,106 @@
+//! Owns the count of what was lost: read from the kernel, told as differences.
+
+use std::{
+    io,
+    mem::{MaybeUninit, size_of},
+    os::fd::{AsFd, AsRawFd},
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    maps::{MapData, PerCpuArray},
+    programs::ProgramFd,
+};
+use aya_obj::generated::{bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, bpf_prog_info};
+use tcptrace_model::{Loss, LossReason, RecordKind};
+
+/// The kernel's loss counters and what of them has been told already.
+pub(crate) struct Losses {
+    /// Per CPU, indexed by the number of the record kind.
+    counters: PerCpuArray<MapData, u64>,
+    /// Told so far: a row per kind, a column per CPU.
+    told: Vec<Vec<u64>>,
+    program: ProgramFd,
+    told_recursion: u64,
+}
+
+impl Losses {
+    /// Counts from zero: `counters` and `program` have just been made.
+    pub(crate) fn new(counters: PerCpuArray<MapData, u64>, program: ProgramFd) -> Self {
+        Self {
+            counters,
+            told: vec![Vec::new(); RecordKind::ALL.len()],
+            program,
+            told_recursion: 0,
+        }
+    }
+
+    /// Tells every loss since the last call.
+    pub(crate) fn poll(&mut self, now_ns: u64, mut tell: impl FnMut(Loss)) -> Result<()> {
+        for (kind, told) in RecordKind::ALL.into_iter().zip(&mut self.told) {
+            let counts = self
+                .counters
+                .get(&u32::from(kind.number()), 0)
+                .context("cannot read the loss counters")?;
+            told.resize(counts.len(), 0);
+            for (cpu, (count, told)) in counts.iter().zip(told).enumerate() {
+                if *count > *told {
+                    tell(Loss {
+                        ts_ns: now_ns,
+                        records: *count - *told,
+                        kind,
+                        cpu: u32::try_from(cpu).ok(),
+                        reason: LossReason::BufferFull,
+                    });
+                    *told = *count;
+                }
+            }
+        }
+        let skipped =
+            recursion_misses(&self.program).context("cannot read the program's counters")?;
+        if skipped > self.told_recursion {
+            tell(Loss {
+                ts_ns: now_ns,
+                records: skipped - self.told_recursion,
+                kind: RecordKind::Transition,
+                cpu: None,
+                reason: LossReason::Recursion,
+            });
+            self.told_recursion = skipped;
+        }
+        Ok(())
+    }
+}
+
+/// How often the kernel skipped the program because it was running on that CPU already
+/// (`recursion_misses`, since 5.12; 0 before, when it did not skip raw tracepoints).
+fn recursion_misses(program: &ProgramFd) -> io::Result<u64> {
+    /// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` reads.
+    #[repr(C)]
+    struct InfoByFd {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut info = MaybeUninit::<bpf_prog_info>::zeroed();
+    let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
+    let attr = InfoByFd {
+        bpf_fd: u32::try_from(program.as_fd().as_raw_fd()).map_err(io::Error::other)?,
+        info_len: size(size_of::<bpf_prog_info>())?,
+        info: info.as_mut_ptr() as u64,
+    };
+    // SAFETY: bpf(2) reads `attr`, of the size given, and writes at most `info_len` bytes to `info`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const attr,
+            size_of::<InfoByFd>(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was zeroed, and is made of integers.
+    Ok(unsafe { info.assume_init() }.recursion_misses)
+}

@@ -1,0 +1,14 @@
+//! Everything that knows of BPF: what the kernel must offer, where its fields lie, loading and
+//! attaching the programs, and turning their records into inputs.
+
+pub mod decode;
+pub mod filters;
+pub mod load;
+mod losses;
+pub mod offsets;
+pub mod preflight;
+pub mod self_check;
+
+/// The eBPF object, as `cargo xtask build` made it.
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcptrace.o"));

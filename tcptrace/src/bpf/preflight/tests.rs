@@ -1,0 +1,103 @@
+//! Each thing a machine may lack, one at a time.
+
+use super::*;
+
+const BUFFER: u32 = 8 << 20;
+
+fn good() -> Machine {
+    Machine {
+        version: Ok(KernelVersion::parse("6.12.1").unwrap()),
+        capabilities: Capabilities::all(),
+        initial_user_namespace: true,
+        lockdown: Some("[none] integrity confidentiality\n".to_owned()),
+        has_btf: true,
+        tracefs: Some("/sys/kernel/tracing"),
+        memlock: None,
+    }
+}
+
+/// The sentence that `machine` fails with.
+fn sentence(machine: &Machine) -> String {
+    demand(&machine.checks(BUFFER)).unwrap_err().to_string()
+}
+
+#[test]
+fn a_good_machine_passes_every_check() {
+    let checks = good().checks(BUFFER);
+    assert!(
+        checks.iter().all(|check| check.status == Status::Ok),
+        "{checks:?}"
+    );
+    assert!(demand(&checks).is_ok());
+}
+
+#[test]
+fn an_old_kernel_is_named() {
+    let mut machine = good();
+    machine.version = Ok(KernelVersion::parse("5.4.0-150-generic").unwrap());
+    let said = sentence(&machine);
+    assert!(
+        said.contains("5.4.0-150-generic") && said.contains("5.8"),
+        "{said}"
+    );
+}
+
+#[test]
+fn missing_capabilities_are_named() {
+    let mut machine = good();
+    machine.capabilities = Capabilities::none();
+    let said = sentence(&machine);
+    assert!(
+        said.contains("CAP_BPF and CAP_PERFMON") && said.contains("sudo"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_user_namespace_is_named() {
+    let mut machine = good();
+    machine.initial_user_namespace = false;
+    assert!(sentence(&machine).contains("user namespace"));
+}
+
+#[test]
+fn only_lockdown_for_confidentiality_forbids_tracing() {
+    let mut machine = good();
+    machine.lockdown = Some("none [integrity] confidentiality\n".to_owned());
+    assert!(demand(&machine.checks(BUFFER)).is_ok());
+    machine.lockdown = Some("none integrity [confidentiality]\n".to_owned());
+    assert!(sentence(&machine).contains("lockdown=confidentiality"));
+}
+
+#[test]
+fn a_kernel_without_btf_is_refused() {
+    let mut machine = good();
+    machine.has_btf = false;
+    assert!(sentence(&machine).contains("CONFIG_DEBUG_INFO_BTF"));
+}
+
+#[test]
+fn the_memory_limit_counts_only_before_5_11() {
+    let mut machine = good();
+    machine.memlock = Some(65_536);
+    assert!(demand(&machine.checks(BUFFER)).is_ok());
+    machine.version = Ok(KernelVersion::parse("5.10.0").unwrap());
+    let said = sentence(&machine);
+    assert!(
+        said.contains("65536") && said.contains("ulimit -l"),
+        "{said}"
+    );
+    machine.memlock = None;
+    assert!(demand(&machine.checks(BUFFER)).is_ok());
+}
+
+#[test]
+fn no_tracefs_degrades_only() {
+    let mut machine = good();
+    machine.tracefs = None;
+    let checks = machine.checks(BUFFER);
+    assert!(demand(&checks).is_ok());
+    let tracefs = checks.iter().find(|check| check.name == "tracefs").unwrap();
+    assert_eq!(tracefs.status, Status::Degraded);
+    assert!(tracefs.sentence().contains("mount -t tracefs"));
+}

@@ -1,0 +1,357 @@
+//! Owns the tracer's check of itself: sockets whose every property is known change their state, and
+//! the records about them must say exactly that. A field read at a wrong offset is found here,
+//! before anything is printed.
+//!
+//! The sockets listen for a moment on a free port of the loopback address, with no backlog.
+
+use std::{
+    io,
+    mem::{size_of, zeroed},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU64,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use tcptrace_model::{TcpState, Transition};
+
+use crate::host::{cgroup, netns::Namespace, process};
+
+/// A socket to be checked with.
+struct Probe {
+    socket: OwnedFd,
+    cookie: u64,
+    address: IpAddr,
+}
+
+/// The sockets of the check, opened before the program is loaded: it is told their cookies.
+pub struct SelfCheck {
+    probes: Vec<Probe>,
+}
+
+/// What a record about one of the sockets must say.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    cookie: u64,
+    local: SocketAddr,
+    netns: Option<u32>,
+    cgroup_id: Option<u64>,
+    uid: u32,
+    /// `None` where this process does not know its own id as the kernel reports it.
+    pid: Option<u32>,
+    reuseaddr: bool,
+    reuseport: bool,
+    oldstate: TcpState,
+    newstate: TcpState,
+}
+
+impl SelfCheck {
+    /// Opens the sockets. A machine without IPv6 has one less.
+    ///
+    /// # Errors
+    /// When not even an IPv4 socket can be had.
+    pub fn prepare() -> io::Result<Self> {
+        let mut probes = vec![Probe::open(libc::AF_INET, Ipv4Addr::LOCALHOST.into())?];
+        probes.extend(Probe::open(libc::AF_INET6, Ipv6Addr::LOCALHOST.into()));
+        Ok(Self { probes })
+    }
+
+    /// The cookies of the sockets; 0 for one that there is not.
+    #[must_use]
+    pub fn cookies(&self) -> [u64; 2] {
+        let cookie = |index: usize| self.probes.get(index).map_or(0, |probe| probe.cookie);
+        [cookie(0), cookie(1)]
+    }
+
+    /// Lets the sockets listen and closes them; returns what the records must say, in their order.
+    ///
+    /// # Errors
+    /// When the IPv4 socket cannot be bound or cannot listen.
+    pub fn provoke(self) -> io::Result<Vec<Expected>> {
+        let mut expected = Vec::new();
+        for (index, probe) in self.probes.into_iter().enumerate() {
+            match probe.listen_and_close() {
+                Ok(pair) => expected.extend(pair),
+                // IPv6 may be switched off for addresses although there are sockets.
+                Err(_) if index > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(expected)
+    }
+}
+
+impl Probe {
+    fn open(family: libc::c_int, address: IpAddr) -> io::Result<Self> {
+        // SAFETY: socket(2) takes three integers and returns a new descriptor or -1.
+        let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let cookie = process::socket_cookie(&socket)?;
+        Ok(Self {
+            socket,
+            cookie,
+            address,
+        })
+    }
+
+    /// CLOSE → LISTEN by listen(2), LISTEN → CLOSE by close(2). The IPv4 socket has `SO_REUSEADDR`,
+    /// the IPv6 one `SO_REUSEPORT`, so that each bit is seen set and unset.
+    fn listen_and_close(self) -> io::Result<[Expected; 2]> {
+        let fd = self.socket.as_raw_fd();
+        let reuseaddr = self.address.is_ipv4();
+        let option = if reuseaddr {
+            libc::SO_REUSEADDR
+        } else {
+            libc::SO_REUSEPORT
+        };
+        set_option(fd, libc::SOL_SOCKET, option)?;
+        // The loopback device of a fresh namespace is down, and its address cannot be bound then.
+        let (level, free_bind) = if reuseaddr {
+            (libc::IPPROTO_IP, libc::IP_FREEBIND)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)
+        };
+        set_option(fd, level, free_bind)?;
+        let port = bind(fd, self.address)?;
+        // SAFETY: listen(2) takes two integers.
+        if unsafe { libc::listen(fd, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let listening = Expected {
+            cookie: self.cookie,
+            local: SocketAddr::new(self.address, port),
+            netns: Namespace::own().ok().map(|namespace| namespace.inode),
+            cgroup_id: cgroup::own_id(),
+            // SAFETY: geteuid(2) cannot fail.
+            uid: unsafe { libc::geteuid() },
+            pid: process::in_initial_pid_namespace().then(std::process::id),
+            reuseaddr,
+            reuseport: !reuseaddr,
+            oldstate: TcpState::Close,
+            newstate: TcpState::Listen,
+        };
+        drop(self.socket);
+        let closing = Expected {
+            oldstate: TcpState::Listen,
+            newstate: TcpState::Close,
+            ..listening.clone()
+        };
+        Ok([listening, closing])
+    }
+}
+
+impl Expected {
+    /// Whether `seen` is about the socket and the change that this is about.
+    #[must_use]
+    pub fn is_about(&self, seen: &Transition) -> bool {
+        seen.socket.cookie == NonZeroU64::new(self.cookie)
+            && (seen.oldstate, seen.newstate) == (self.oldstate, self.newstate)
+    }
+
+    /// The first thing that `seen` says otherwise; `None` when everything agrees.
+    #[must_use]
+    pub fn disagreement(&self, seen: &Transition) -> Option<String> {
+        fn differ<T: PartialEq + std::fmt::Debug>(what: &str, seen: T, is: T) -> Option<String> {
+            (seen != is).then(|| format!("{what} is read as {seen:?} where it is {is:?}"))
+        }
+        let socket = &seen.socket;
+        let unspecified = match self.local.ip() {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        differ(
+            "the local address (inet_saddr, skc_v6_rcv_saddr, inet_sport)",
+            socket.local,
+            self.local,
+        )
+        .or_else(|| {
+            differ(
+                "the remote address (skc_daddr, skc_v6_daddr, skc_dport)",
+                socket.remote,
+                SocketAddr::new(unspecified, 0),
+            )
+        })
+        .or_else(|| differ("the user (sk_uid)", socket.uid, self.uid))
+        .or_else(|| differ("SO_REUSEADDR (skc_reuse)", socket.reuseaddr, self.reuseaddr))
+        .or_else(|| {
+            differ(
+                "SO_REUSEPORT (skc_reuseport)",
+                socket.reuseport,
+                self.reuseport,
+            )
+        })
+        .or_else(|| {
+            let netns = self.netns?;
+            differ(
+                "the network namespace (skc_net, net.ns.inum)",
+                socket.netns,
+                Some(netns),
+            )
+        })
+        // Without a cgroup (v2) of its own the socket's is unknown, which is no error.
+        .or_else(|| {
+            let (seen, is) = (socket.cgroup_id?, self.cgroup_id?);
+            differ(
+                "the cgroup (sk_cgrp_data, cgroup.kn, kernfs_node.id)",
+                seen,
+                is,
+            )
+        })
+        .or_else(|| differ("the process", seen.current.pid, self.pid?))
+    }
+}
+
+fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads `on`, of the size given.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            (&raw const on).cast(),
+            length_of::<libc::c_int>(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Binds to any free port of `address` and returns the port.
+fn bind(fd: RawFd, address: IpAddr) -> io::Result<u16> {
+    // SAFETY: made of integers, for which all zeros are valid.
+    let mut name: libc::sockaddr_storage = unsafe { zeroed() };
+    let mut length = match address {
+        IpAddr::V4(address) => {
+            let name = (&raw mut name).cast::<libc::sockaddr_in>();
+            // SAFETY: a sockaddr_storage is large enough and aligned for every address.
+            unsafe {
+                (*name).sin_family = libc::AF_INET as libc::sa_family_t;
+                (*name).sin_addr.s_addr = u32::from_ne_bytes(address.octets());
+            }
+            length_of::<libc::sockaddr_in>()
+        }
+        IpAddr::V6(address) => {
+            let name = (&raw mut name).cast::<libc::sockaddr_in6>();
+            // SAFETY: as above.
+            unsafe {
+                (*name).sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                (*name).sin6_addr.s6_addr = address.octets();
+            }
+            length_of::<libc::sockaddr_in6>()
+        }
+    };
+    // SAFETY: the kernel reads `length` bytes of `name` and, in the second call, writes no more than
+    // that to it.
+    let result = unsafe {
+        match libc::bind(fd, (&raw const name).cast(), length) {
+            0 => libc::getsockname(fd, (&raw mut name).cast(), &raw mut length),
+            failed => failed,
+        }
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The port lies at the same place for both families.
+    // SAFETY: as above.
+    Ok(u16::from_be(unsafe {
+        (*(&raw const name).cast::<libc::sockaddr_in>()).sin_port
+    }))
+}
+
+fn length_of<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
+#[cfg(test)]
+mod tests {
+    use tcptrace_model::{Comm, Socket, Task};
+
+    use super::*;
+
+    fn expected() -> Expected {
+        Expected {
+            cookie: 5,
+            local: "127.0.0.1:4000".parse().unwrap(),
+            netns: Some(10),
+            cgroup_id: Some(20),
+            uid: 0,
+            pid: Some(30),
+            reuseaddr: true,
+            reuseport: false,
+            oldstate: TcpState::Close,
+            newstate: TcpState::Listen,
+        }
+    }
+
+    fn agreeing() -> Transition {
+        Transition {
+            ts_ns: 1,
+            socket: Socket {
+                sk: 1,
+                cookie: NonZeroU64::new(5),
+                netns: Some(10),
+                cgroup_id: Some(20),
+                uid: 0,
+                local: "127.0.0.1:4000".parse().unwrap(),
+                remote: "0.0.0.0:0".parse().unwrap(),
+                reuseaddr: true,
+                reuseport: false,
+            },
+            oldstate: TcpState::Close,
+            newstate: TcpState::Listen,
+            current: Task {
+                pid: 30,
+                tid: 30,
+                comm: Comm([0; 16]),
+            },
+            cpu: 0,
+        }
+    }
+
+    #[test]
+    fn a_record_that_agrees_is_accepted() {
+        assert!(expected().is_about(&agreeing()));
+        assert_eq!(expected().disagreement(&agreeing()), None);
+    }
+
+    #[test]
+    fn every_field_that_disagrees_is_named() {
+        let disagree = |change: fn(&mut Transition)| {
+            let mut seen = agreeing();
+            change(&mut seen);
+            expected()
+                .disagreement(&seen)
+                .expect("a wrong field must be found")
+        };
+        let says = |sentence: String, word: &str| assert!(sentence.contains(word), "{sentence}");
+        says(disagree(|seen| seen.socket.local.set_port(1)), "inet_sport");
+        says(disagree(|seen| seen.socket.remote.set_port(1)), "skc_dport");
+        says(disagree(|seen| seen.socket.uid = 7), "sk_uid");
+        says(disagree(|seen| seen.socket.reuseaddr = false), "skc_reuse");
+        says(
+            disagree(|seen| seen.socket.reuseport = true),
+            "skc_reuseport",
+        );
+        says(disagree(|seen| seen.socket.netns = None), "net.ns.inum");
+        says(
+            disagree(|seen| seen.socket.cgroup_id = Some(1)),
+            "kernfs_node.id",
+        );
+        says(disagree(|seen| seen.current.pid = 1), "process");
+    }
+
+    #[test]
+    fn the_sockets_say_what_to_expect() {
+        let check = SelfCheck::prepare().unwrap();
+        assert_ne!(check.cookies()[0], 0);
+        let expected = check.provoke().unwrap();
+        assert!(expected.len() >= 2);
+        assert_ne!(expected[0].local.port(), 0);
+    }
+}

@@ -1,0 +1,34 @@
+//! The command line: what was typed (`args`), what it means (`words`), and one file per command.
+
+mod args;
+mod doctor;
+mod trace;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{failure::Failure, render::notice};
+use args::{Cli, Command};
+
+/// Runs the command that was typed and returns the exit status: 0 done, 1 failed, 2 wrong usage,
+/// 3 the kernel or the privileges do not allow it.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Some(Command::Doctor(args)) => doctor::run(&args),
+        None => trace::run(&cli.trace),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            notice::say(&failure);
+            if let Failure::Usage(_) = failure {
+                notice::say("see what can be typed with: tcptrace --help");
+            }
+            ExitCode::from(failure.exit_status())
+        }
+    }
+}

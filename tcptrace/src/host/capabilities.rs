@@ -1,0 +1,98 @@
+//! Owns the capabilities of this process, as far as eBPF needs them.
+
+use std::fs;
+
+/// The bits of `CapEff` in /proc/self/status: include/uapi/linux/capability.h (v6.18).
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// The effective capabilities of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities(u64);
+
+impl Capabilities {
+    /// Those of this process; none when /proc cannot be read.
+    #[must_use]
+    pub fn own() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self::from_status(&status).unwrap_or(Self(0))
+    }
+
+    /// Those that the text of a /proc/PID/status file tells.
+    fn from_status(status: &str) -> Option<Self> {
+        let bits = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(bits.trim(), 16).ok().map(Self)
+    }
+
+    /// What is missing for loading and attaching the programs: kernel/bpf/syscall.c `bpf_prog_load`
+    /// (v6.18) wants `CAP_BPF` and `CAP_PERFMON`, or `CAP_SYS_ADMIN`, which stands for both.
+    #[must_use]
+    pub fn missing_for_tracing(self) -> Vec<&'static str> {
+        if self.has(CAP_SYS_ADMIN) {
+            return Vec::new();
+        }
+        [("CAP_BPF", CAP_BPF), ("CAP_PERFMON", CAP_PERFMON)]
+            .into_iter()
+            .filter(|(_, bit)| !self.has(*bit))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    /// Every capability: for tests of what depends on them.
+    #[cfg(test)]
+    pub(crate) const fn all() -> Self {
+        Self(u64::MAX)
+    }
+
+    /// No capability: for tests of what depends on them.
+    #[cfg(test)]
+    pub(crate) const fn none() -> Self {
+        Self(0)
+    }
+
+    const fn has(self, bit: u32) -> bool {
+        self.0 & (1 << bit) != 0
+    }
+}
+
+/// Whether this process lives in the initial user namespace, where capabilities count for eBPF.
+/// True when that cannot be found out.
+#[must_use]
+pub fn in_initial_user_namespace() -> bool {
+    // Only the initial one maps every id to itself.
+    fs::read_to_string("/proc/self/uid_map").map_or(true, |map| {
+        map.split_whitespace().eq(["0", "0", "4294967295"])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(bits: &[u32]) -> Capabilities {
+        Capabilities(bits.iter().map(|bit| 1 << bit).sum())
+    }
+
+    #[test]
+    fn either_pair_or_admin_is_enough() {
+        assert!(
+            with(&[CAP_BPF, CAP_PERFMON])
+                .missing_for_tracing()
+                .is_empty()
+        );
+        assert!(with(&[CAP_SYS_ADMIN]).missing_for_tracing().is_empty());
+        assert_eq!(with(&[CAP_BPF]).missing_for_tracing(), ["CAP_PERFMON"]);
+        assert_eq!(with(&[]).missing_for_tracing(), ["CAP_BPF", "CAP_PERFMON"]);
+    }
+
+    #[test]
+    fn the_status_file_is_read() {
+        let status = "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t000001fffeffffff\n";
+        let capabilities = Capabilities::from_status(status).unwrap();
+        assert!(capabilities.missing_for_tracing().is_empty());
+        assert_eq!(Capabilities::from_status("CapEff:\tnonsense"), None);
+    }
+}

@@ -1,0 +1,84 @@
+//! Owns the version of the running kernel.
+
+use std::{ffi::CStr, fmt, io, mem::MaybeUninit};
+
+/// A kernel version, as far as features depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelVersion {
+    /// First number.
+    pub major: u32,
+    /// Second number.
+    pub minor: u32,
+    /// The whole `uname -r`.
+    pub release: String,
+}
+
+impl KernelVersion {
+    /// The version of the running kernel.
+    ///
+    /// # Errors
+    /// When uname(2) fails or its release does not begin with two numbers.
+    pub fn running() -> io::Result<Self> {
+        let mut name = MaybeUninit::<libc::utsname>::uninit();
+        // SAFETY: uname(2) fills the struct that it is given.
+        if unsafe { libc::uname(name.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: uname(2) returned 0, so the struct is filled and its strings are NUL-terminated.
+        let release = unsafe { CStr::from_ptr((*name.as_ptr()).release.as_ptr()) };
+        let release = release.to_string_lossy();
+        Self::parse(&release).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("kernel release {release:?} does not begin with two numbers"),
+            )
+        })
+    }
+
+    /// Takes `release` apart, such as `6.1.0-42-cloud-amd64`.
+    #[must_use]
+    pub fn parse(release: &str) -> Option<Self> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+        Some(Self {
+            major: numbers.next()?.parse().ok()?,
+            minor: numbers.next()?.parse().ok()?,
+            release: release.to_owned(),
+        })
+    }
+
+    /// Whether this is `major.minor` or later.
+    #[must_use]
+    pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        (self.major, self.minor) >= (major, minor)
+    }
+}
+
+impl fmt::Display for KernelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.release)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_taken_apart() {
+        let debian = KernelVersion::parse("6.1.0-42-cloud-amd64").unwrap();
+        assert_eq!((debian.major, debian.minor), (6, 1));
+        let candidate = KernelVersion::parse("7.3-rc2").unwrap();
+        assert_eq!((candidate.major, candidate.minor), (7, 3));
+        assert_eq!(KernelVersion::parse("linux"), None);
+        assert_eq!(KernelVersion::parse("6"), None);
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        let version = KernelVersion::parse("5.10.0").unwrap();
+        assert!(version.is_at_least(5, 8));
+        assert!(version.is_at_least(5, 10));
+        assert!(!version.is_at_least(5, 11));
+        assert!(!version.is_at_least(6, 0));
+    }
+}

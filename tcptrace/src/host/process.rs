@@ -1,0 +1,154 @@
+//! Owns what /proc and pidfds tell of another process: whether it is there, and its TCP sockets.
+
+use std::{
+    fs, io,
+    mem::{MaybeUninit, size_of},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
+};
+
+/// `PROC_PID_INIT_INO` of include/linux/proc_ns.h (v6.18): inode of the initial PID namespace.
+const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Whether this process sees the PIDs that the kernel reports: those of the initial PID namespace.
+#[must_use]
+pub fn in_initial_pid_namespace() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INIT_PID_NAMESPACE)
+}
+
+/// Whether there is a process with this id.
+#[must_use]
+pub fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// What tells an open TCP socket of a process from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenSocket {
+    /// Its cookie (`SO_COOKIE`); asking for it makes the kernel give it one.
+    pub cookie: u64,
+    /// The port (host byte order) that it listens on, if it does.
+    pub listens_on: Option<u16>,
+}
+
+/// The TCP sockets that process `pid` has open now.
+///
+/// # Errors
+/// When the process is gone, or its descriptors cannot be duplicated (`CAP_SYS_PTRACE`, kernel 5.6).
+pub fn tcp_sockets(pid: u32) -> io::Result<Vec<OpenSocket>> {
+    // SAFETY: pidfd_open(2) takes two integers and returns a new descriptor or -1.
+    let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let mut sockets = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        let is_socket = fs::read_link(entry.path()).is_ok_and(|target| {
+            target
+                .as_os_str()
+                .as_encoded_bytes()
+                .starts_with(b"socket:")
+        });
+        let Some(number) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<RawFd>().ok())
+        else {
+            continue;
+        };
+        if !is_socket {
+            continue;
+        }
+        // SAFETY: pidfd_getfd(2) takes three integers and returns a new descriptor or -1.
+        match owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
+        {
+            Ok(socket) => sockets.extend(describe(&socket)),
+            // Closed in the meantime.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
+}
+
+/// The cookie of a socket of our own.
+///
+/// # Errors
+/// When `socket` is no socket.
+pub fn socket_cookie(socket: &impl AsRawFd) -> io::Result<u64> {
+    option(socket.as_raw_fd(), libc::SO_COOKIE)
+}
+
+fn describe(socket: &OwnedFd) -> Option<OpenSocket> {
+    let fd = socket.as_raw_fd();
+    (option::<i32>(fd, libc::SO_PROTOCOL).ok()? == libc::IPPROTO_TCP).then_some(())?;
+    let listens = option::<i32>(fd, libc::SO_ACCEPTCONN).ok()? != 0;
+    Some(OpenSocket {
+        cookie: option(fd, libc::SO_COOKIE).ok()?,
+        listens_on: listens.then(|| local_port(fd)).flatten(),
+    })
+}
+
+fn option<T: Copy>(fd: RawFd, name: libc::c_int) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes to `value`, which is that large.
+    let result = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was zeroed and then filled; every use is an integer.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// The port of getsockname(2), which lies at the same place for both families.
+fn local_port(fd: RawFd) -> Option<u16> {
+    let mut address = MaybeUninit::<libc::sockaddr_in6>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_in6>()).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes to `address`, which is that large.
+    let result = unsafe { libc::getsockname(fd, address.as_mut_ptr().cast(), &raw mut length) };
+    // SAFETY: it was zeroed, and is made of integers.
+    (result == 0).then(|| u16::from_be(unsafe { address.assume_init() }.sin6_port))
+}
+
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the system call has just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn a_listener_of_this_process_is_found() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let expected = OpenSocket {
+            cookie: socket_cookie(&listener).unwrap(),
+            listens_on: Some(listener.local_addr().unwrap().port()),
+        };
+        let found = tcp_sockets(std::process::id()).unwrap();
+        assert!(found.contains(&expected), "{expected:?} not in {found:?}");
+    }
+
+    #[test]
+    fn processes_exist_or_not() {
+        assert!(exists(std::process::id()));
+        assert!(!exists(u32::MAX));
+    }
+}
