@@ -13,6 +13,16 @@ impl CommonWindow {
     pub const BYTES: usize = 96;
 }
 
+/// Bytes that the programs read from [`Offsets::owner`] on in one go.
+pub struct OwnerWindow;
+
+impl OwnerWindow {
+    /// `sk_uid` to the end of the cgroup pointer are 152 bytes in 6.18; a multiple of 8.
+    pub const BYTES: usize = 176;
+    /// In place of an offset: the fields lie further apart on this kernel and are read one by one.
+    pub const NONE: u32 = u32::MAX;
+}
+
 /// Byte offsets within the running kernel's structures, from its BTF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -23,6 +33,12 @@ pub struct Offsets {
     pub skc_dport: u32,
     /// `sock.__sk_common.skc_daddr` (__be32)
     pub skc_daddr: u32,
+    /// `sock.__sk_common.skc_rcv_saddr` (__be32)
+    pub skc_rcv_saddr: u32,
+    /// `sock.__sk_common.skc_num` (u16, host byte order)
+    pub skc_num: u32,
+    /// `sock.__sk_common.skc_prot` (pointer to `struct proto`)
+    pub skc_prot: u32,
     /// `sock.__sk_common.skc_net` (pointer to `struct net`)
     pub skc_net: u32,
     /// `sock.__sk_common.skc_v6_daddr` (16 bytes); 0 on a kernel without IPv6
@@ -45,6 +61,9 @@ pub struct Offsets {
     pub sk_uid: u32,
     /// `sock.sk_cgrp_data` (its first 8 bytes: a cgroup pointer, tagged before 5.16)
     pub sk_cgrp_data: u32,
+    /// Where the window of [`OwnerWindow`] begins, so that it holds `sk_uid` and `sk_cgrp_data`; or
+    /// [`OwnerWindow::NONE`]
+    pub owner: u32,
     /// `inet_sock.inet_saddr` (__be32)
     pub inet_saddr: u32,
     /// `inet_sock.inet_sport` (__be16)
@@ -65,6 +84,9 @@ impl Offsets {
         skc_family: 0,
         skc_dport: 0,
         skc_daddr: 0,
+        skc_rcv_saddr: 0,
+        skc_num: 0,
+        skc_prot: 0,
         skc_net: 0,
         skc_v6_daddr: 0,
         skc_v6_rcv_saddr: 0,
@@ -76,6 +98,7 @@ impl Offsets {
         sk_protocol: 0,
         sk_uid: 0,
         sk_cgrp_data: 0,
+        owner: OwnerWindow::NONE,
         inet_saddr: 0,
         inet_sport: 0,
         net_inum: 0,
@@ -164,11 +187,12 @@ pub enum PortSet {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 20 * 4);
-    assert!(offset_of!(Config, filters) == 80);
-    assert!(offset_of!(Config, cgroup_id) == 96);
-    assert!(offset_of!(Config, self_check_ipv4) == 104);
-    assert!(offset_of!(Config, wakeup_bytes) == 120);
-    assert!(size_of::<Config>() == 128);
+    assert!(size_of::<Offsets>() == 24 * 4);
+    assert!(offset_of!(Config, filters) == 96);
+    assert!(offset_of!(Config, cgroup_id) == 112);
+    assert!(offset_of!(Config, self_check_ipv4) == 120);
+    assert!(offset_of!(Config, wakeup_bytes) == 136);
+    assert!(size_of::<Config>() == 144);
     assert!(CommonWindow::BYTES.is_multiple_of(8));
+    assert!(OwnerWindow::BYTES.is_multiple_of(8));
 };

@@ -24,12 +24,18 @@ pub(crate) fn reserve<T: 'static>(kind: RecordKind) -> Option<RingBufEntry<T>> {
     entry
 }
 
-/// The header of a record that has just been reserved.
+/// CLOCK_BOOTTIME in ns.
 #[inline(always)]
-pub(crate) fn header(kind: RecordKind) -> RecordHeader {
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper takes nothing and only reads the clock.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The header of a record about what happened at `ts_ns`.
+#[inline(always)]
+pub(crate) fn header(kind: RecordKind, ts_ns: u64) -> RecordHeader {
     RecordHeader {
-        // SAFETY: the helper takes nothing and only reads the clock.
-        ts_ns: unsafe { bpf_ktime_get_boot_ns() },
+        ts_ns,
         // Volatile, because the instruction set of kernel 5.8 has no atomic load to compile to.
         // SAFETY: an aligned 8-byte load of a static.
         lost_before: unsafe { LOST_SO_FAR.as_ptr().read_volatile() } as u32,

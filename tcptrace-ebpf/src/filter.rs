@@ -7,7 +7,7 @@ use aya_log_ebpf::warn;
 use tcptrace_common::{PORT_BITMAP_BYTES, PortSet, TcpState, filter};
 
 use crate::{
-    kernel::{self, config},
+    kernel::{self, Owner, config},
     maps::{AUTOBOUND, AUTOBOUND_SLOTS, FOLLOWED, FOLLOWED_COOKIES, FOLLOWED_PORTS, PORTS},
 };
 
@@ -19,7 +19,7 @@ pub(crate) struct Subject {
     pub(crate) sk: u64,
     pub(crate) cookie: u64,
     pub(crate) lport: u16,
-    pub(crate) uid: u32,
+    pub(crate) owner: Owner,
     pub(crate) netns: u32,
     pub(crate) oldstate: u8,
     pub(crate) newstate: u8,
@@ -84,10 +84,10 @@ pub(crate) fn socket_matches<C: aya_ebpf::EbpfContext>(ctx: &C, subject: &Subjec
     if filters & filter::NETNS != 0 && subject.netns != config!(netns) {
         return false;
     }
-    if filters & filter::UID != 0 && subject.uid != config!(uid) {
+    if filters & filter::UID != 0 && subject.owner.uid != config!(uid) {
         return false;
     }
-    if filters & filter::CGROUP != 0 && !in_cgroup(subject.sk) {
+    if filters & filter::CGROUP != 0 && !in_cgroup(subject.owner) {
         return false;
     }
     !(filters & filter::PID != 0 && !is_followed(ctx, subject))
@@ -112,9 +112,9 @@ fn is_in(set: PortSet, port: u16) -> Ports {
 }
 
 #[inline(always)]
-fn in_cgroup(sk: u64) -> bool {
+fn in_cgroup(owner: Owner) -> bool {
     let wanted = config!(cgroup_id);
-    let Some(mut node) = kernel::cgroup_node(sk) else {
+    let Some(mut node) = owner.cgroup.and_then(kernel::cgroup_node) else {
         return false;
     };
     for _ in 0..CGROUP_DEPTH {
@@ -208,7 +208,7 @@ fn by_listener(subject: &Subject) -> bool {
         let Some(listener) = AUTOBOUND.get(slot).copied().filter(|sk| *sk != 0) else {
             return false;
         };
-        if kernel::LocalSide::read(listener).is_some_and(|side| side.port() == subject.lport) {
+        if kernel::LocalSide::read(listener).is_some_and(|side| side.port == subject.lport) {
             let _ = FOLLOWED_PORTS.insert(port_key(subject), 1, 0);
             return true;
         }

@@ -8,6 +8,8 @@ use aya_ebpf::{
 };
 use tcptrace_common::{Config, KIND_COUNT, PORT_BITMAP_BYTES, TransitionRecord};
 
+use crate::identity::Identity;
+
 /// Set by user space before loading; read-only for the programs, so the verifier knows its values
 /// and drops the branches that they rule out. Read it with [`crate::kernel::config`].
 #[unsafe(no_mangle)]
@@ -17,6 +19,15 @@ pub(crate) static CONFIG: Config = Config::UNSET;
 /// between which two records a loss lies.
 #[unsafe(no_mangle)]
 pub(crate) static LOST_SO_FAR: AtomicU64 = AtomicU64::new(0);
+
+/// `skc_prot` of plain TCP sockets over IPv4 and IPv6 (`tcp_prot`, `tcpv6_prot`), learned from the
+/// tracer's own sockets while it checks itself. They are there as long as the kernel runs.
+#[unsafe(no_mangle)]
+pub(crate) static TCP_PROT: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// What has been looked up on this CPU just now: see [`crate::identity`].
+#[map]
+pub(crate) static IDENTITY: PerCpuArray<Identity> = PerCpuArray::with_max_entries(1, 0);
 
 /// The one way to user space. User space sets the size at load.
 #[map]

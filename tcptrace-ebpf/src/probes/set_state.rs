@@ -6,12 +6,16 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use aya_log_ebpf::debug;
-use tcptrace_common::{AF_INET6, IPPROTO_TCP, RecordKind, TASK_COMM_LEN, TransitionRecord, flag};
+use tcptrace_common::{
+    AF_INET6, IPPROTO_TCP, RecordKind, TASK_COMM_LEN, TcpState, TransitionRecord, flag,
+};
 
 use crate::{
     emit,
     filter::{self, Ports, Subject},
-    kernel::{self, LocalSide, SockCommon, config},
+    identity,
+    kernel::{self, LocalSide, Owner, SockCommon, config},
+    maps::TCP_PROT,
     undecided,
 };
 
@@ -23,17 +27,61 @@ fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     let sk: u64 = ctx.arg(0);
     let oldstate: u32 = ctx.arg(1);
     let newstate: u32 = ctx.arg(2);
-    // SCTP and MPTCP use the tracepoint too, with sockets of their own.
-    match kernel::read::<u16>(sk, config!(offsets.sk_protocol)) {
-        Some(IPPROTO_TCP) => {}
-        Some(_) => return 0,
+    let mut common = SockCommon::new();
+    if !common.fill(sk, 0) {
+        return unreadable(&ctx, sk);
+    }
+    let cookie: u64 = common.field(config!(offsets.skc_cookie));
+    let self_check =
+        cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6));
+    match is_tcp(sk, &common, self_check) {
+        Some(true) => {}
+        Some(false) => return 0,
         None => return unreadable(&ctx, sk),
     }
-    let (Some(common), Some(local)) = (SockCommon::read(sk), LocalSide::read(sk)) else {
-        return unreadable(&ctx, sk);
+    let newstate = newstate as u8;
+    let local = if newstate == TcpState::Close.number() || newstate == TcpState::Listen.number() {
+        match LocalSide::read(sk) {
+            Some(local) => local,
+            None => return unreadable(&ctx, sk),
+        }
+    } else {
+        LocalSide::of(&common)
     };
-    transition(&ctx, sk, oldstate as u8, newstate as u8, &common, &local);
+    transition(
+        &ctx,
+        sk,
+        oldstate as u8,
+        newstate,
+        &common,
+        local,
+        self_check,
+    );
     0
+}
+
+/// Whether this is a TCP socket; `None` when that cannot be read. SCTP and MPTCP use the tracepoint
+/// too, with sockets of their own.
+#[inline(always)]
+fn is_tcp(sk: u64, common: &SockCommon, self_check: bool) -> Option<bool> {
+    let prot: u64 = common.field(config!(offsets.skc_prot));
+    let [ipv4, ipv6] = &TCP_PROT;
+    // SAFETY: aligned 8-byte accesses to statics; volatile, because kernel 5.8 has no atomic load
+    // or store to compile to.
+    unsafe {
+        if prot == ipv4.as_ptr().read_volatile() || prot == ipv6.as_ptr().read_volatile() {
+            return Some(true);
+        }
+    }
+    // TLS, sockmap and others put a `struct proto` of their own in place: ask the socket.
+    let is_tcp = kernel::read::<u16>(sk, config!(offsets.sk_protocol))? == IPPROTO_TCP;
+    if self_check && is_tcp {
+        let family: u16 = common.field(config!(offsets.skc_family));
+        let known = if family == AF_INET6 { ipv6 } else { ipv4 };
+        // SAFETY: as above.
+        unsafe { known.as_ptr().write_volatile(prot) };
+    }
+    Some(is_tcp)
 }
 
 #[inline(always)]
@@ -43,27 +91,26 @@ fn transition(
     oldstate: u8,
     newstate: u8,
     common: &SockCommon,
-    local: &LocalSide,
+    local: LocalSide,
+    self_check: bool,
 ) {
-    let cookie: u64 = common.field(config!(offsets.skc_cookie));
-    let self_check = cookie != 0
-        && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6));
     let mut ports = Ports::Yes;
     if !self_check {
         let family: u16 = common.field(config!(offsets.skc_family));
         let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
-        ports = filter::ports_match(local.port(), rport);
+        ports = filter::ports_match(local.port, rport);
         if ports == Ports::No || !filter::family_matches(family) {
             undecided::forget(sk, oldstate);
             return;
         }
     }
+    let now_ns = emit::now_ns();
     let subject = Subject {
         sk,
-        cookie,
-        lport: local.port(),
-        uid: kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX),
-        netns: kernel::netns_inode(common.field(config!(offsets.skc_net))),
+        cookie: common.field(config!(offsets.skc_cookie)),
+        lport: local.port,
+        owner: Owner::read(sk),
+        netns: identity::netns(common.field(config!(offsets.skc_net)), now_ns),
         oldstate,
         newstate,
     };
@@ -73,7 +120,7 @@ fn transition(
     }
     if ports == Ports::Undecided {
         undecided::keep(&subject, |record| {
-            fill(record, &subject, common, local, false)
+            fill(record, now_ns, &subject, common, local, false);
         });
         return;
     }
@@ -81,7 +128,14 @@ fn transition(
     let Some(mut entry) = emit::reserve::<TransitionRecord>(RecordKind::Transition) else {
         return;
     };
-    fill(entry.as_mut_ptr(), &subject, common, local, self_check);
+    fill(
+        entry.as_mut_ptr(),
+        now_ns,
+        &subject,
+        common,
+        local,
+        self_check,
+    );
     emit::submit(entry);
 }
 
@@ -89,26 +143,29 @@ fn transition(
 #[inline(always)]
 fn fill(
     record: *mut TransitionRecord,
+    now_ns: u64,
     subject: &Subject,
     common: &SockCommon,
-    local: &LocalSide,
+    local: LocalSide,
     self_check: bool,
 ) {
     let task = bpf_get_current_pid_tgid();
     let family: u16 = common.field(config!(offsets.skc_family));
     let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
     let (laddr, raddr) = addresses(family, common, local);
+    let cgroup = subject.owner.cgroup;
+    let cgroup_id = cgroup.map_or(0, |cgroup| identity::cgroup_id(cgroup, now_ns));
     // SAFETY: `record` points to writable memory for exactly this type: a reserved entry of the
     // ring buffer or a variable on the stack.
     unsafe {
-        (*record).header = emit::header(RecordKind::Transition);
+        (*record).header = emit::header(RecordKind::Transition, now_ns);
         (*record).sk = subject.sk;
         (*record).cookie = subject.cookie;
-        (*record).cgroup_id = kernel::cgroup_node(subject.sk).map_or(0, kernel::node_id);
+        (*record).cgroup_id = cgroup_id;
         *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
         *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
         (*record).netns = subject.netns;
-        (*record).uid = subject.uid;
+        (*record).uid = subject.owner.uid;
         (*record).pid = (task >> 32) as u32;
         (*record).tid = task as u32;
         (*record).flags = flags(common, self_check);
@@ -126,7 +183,7 @@ fn fill(
 /// IPv6 fields only: a native one has 127.0.0.6 in the IPv4 fields (`LOOPBACK4_IPV6`), a v4-mapped
 /// one has ::ffff:a.b.c.d in the IPv6 fields.
 #[inline(always)]
-fn addresses(family: u16, common: &SockCommon, local: &LocalSide) -> ([u32; 4], [u32; 4]) {
+fn addresses(family: u16, common: &SockCommon, local: LocalSide) -> ([u32; 4], [u32; 4]) {
     if family == AF_INET6 {
         (
             common.field(config!(offsets.skc_v6_rcv_saddr)),
@@ -134,7 +191,7 @@ fn addresses(family: u16, common: &SockCommon, local: &LocalSide) -> ([u32; 4], 
         )
     } else {
         (
-            [local.address(), 0, 0, 0],
+            [local.address, 0, 0, 0],
             [common.field(config!(offsets.skc_daddr)), 0, 0, 0],
         )
     }

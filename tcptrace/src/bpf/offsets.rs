@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use btf_rs::{Backend, Btf, Type};
-use tcptrace_common::{CommonWindow, Offsets};
+use tcptrace_common::{CommonWindow, Offsets, OwnerWindow};
 
 /// Where the kernel shows its own BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -59,10 +59,15 @@ impl KernelTypes {
         let sock = |path: &str| self.byte("sock", &format!("__sk_common.{path}"));
         let (skc_reuse, skc_reuse_mask) = self.bits("sock", "__sk_common.skc_reuse")?;
         let (skc_reuseport, skc_reuseport_mask) = self.bits("sock", "__sk_common.skc_reuseport")?;
+        let sk_uid = self.byte("sock", "sk_uid")?;
+        let sk_cgrp_data = self.byte("sock", "sk_cgrp_data")?;
         let offsets = Offsets {
             skc_family: sock("skc_family")?,
             skc_dport: sock("skc_dport")?,
             skc_daddr: sock("skc_daddr")?,
+            skc_rcv_saddr: sock("skc_rcv_saddr")?,
+            skc_num: sock("skc_num")?,
+            skc_prot: sock("skc_prot")?,
             skc_net: sock("skc_net.net")?,
             // A kernel without IPv6 has no such fields and no such sockets.
             skc_v6_daddr: sock("skc_v6_daddr").unwrap_or(0),
@@ -73,8 +78,9 @@ impl KernelTypes {
             skc_reuseport,
             skc_reuseport_mask,
             sk_protocol: self.byte("sock", "sk_protocol")?,
-            sk_uid: self.byte("sock", "sk_uid")?,
-            sk_cgrp_data: self.byte("sock", "sk_cgrp_data")?,
+            sk_uid,
+            sk_cgrp_data,
+            owner: owner_window(sk_uid, sk_cgrp_data),
             inet_saddr: self.byte("inet_sock", "inet_saddr")?,
             inet_sport: self.byte("inet_sock", "inet_sport")?,
             net_inum: self.byte("net", "ns.inum")?,
@@ -193,6 +199,9 @@ fn check_windows(offsets: &Offsets) -> Result<()> {
         ("skc_family", offsets.skc_family + 2),
         ("skc_dport", offsets.skc_dport + 2),
         ("skc_daddr", offsets.skc_daddr + 4),
+        ("skc_rcv_saddr", offsets.skc_rcv_saddr + 4),
+        ("skc_num", offsets.skc_num + 2),
+        ("skc_prot", offsets.skc_prot + 8),
         ("skc_net", offsets.skc_net + 8),
         ("skc_v6_daddr", offsets.skc_v6_daddr + 16),
         ("skc_v6_rcv_saddr", offsets.skc_v6_rcv_saddr + 16),
@@ -211,6 +220,17 @@ fn check_windows(offsets: &Offsets) -> Result<()> {
         bail!("this kernel's inet_sport does not lie beside inet_saddr");
     }
     Ok(())
+}
+
+/// Where to read the user and the cgroup of a socket from in one go, if they lie near enough.
+fn owner_window(sk_uid: u32, sk_cgrp_data: u32) -> u32 {
+    let start = sk_uid.min(sk_cgrp_data) & !7;
+    let end = (sk_uid + 4).max(sk_cgrp_data + 8);
+    if (end - start) as usize <= OwnerWindow::BYTES {
+        start
+    } else {
+        OwnerWindow::NONE
+    }
 }
 
 /// Copies the file to anonymous memory and maps that.
@@ -274,6 +294,13 @@ mod tests {
     fn no_btf_is_an_error_that_names_the_file() {
         let error = KernelTypes::open(Path::new("/no/such/btf")).err().unwrap();
         assert!(error.to_string().contains("/no/such/btf"));
+    }
+
+    #[test]
+    fn user_and_cgroup_are_read_at_once_where_they_lie_together() {
+        assert_eq!(owner_window(528, 672), 528);
+        assert_eq!(owner_window(676, 532), 528);
+        assert_eq!(owner_window(100, 300), OwnerWindow::NONE);
     }
 
     #[test]
