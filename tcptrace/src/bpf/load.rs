@@ -170,7 +170,6 @@ fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<aya::maps::Map> {
 }
 
 /// Why the maps could not be made.
-#[expect(clippy::needless_pass_by_value, reason = "map_err hands it over")]
 fn refused(error: EbpfError) -> Failure {
     if let EbpfError::MapError(MapError::CreateError { name, io_error, .. }) = &error {
         let denied = matches!(io_error.raw_os_error(), Some(libc::EPERM | libc::ENOMEM));

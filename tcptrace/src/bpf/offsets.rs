@@ -166,13 +166,13 @@ impl KernelTypes {
             if member_name == name {
                 return Some(here);
             }
-            if member_name.is_empty() {
-                if let Some(inner) = self.member(here.type_id, name) {
-                    return Some(Field {
-                        bit: here.bit + inner.bit,
-                        ..inner
-                    });
-                }
+            if member_name.is_empty()
+                && let Some(inner) = self.member(here.type_id, name)
+            {
+                return Some(Field {
+                    bit: here.bit + inner.bit,
+                    ..inner
+                });
             }
         }
         None
@@ -183,8 +183,7 @@ impl KernelTypes {
         for _ in 0..MAX_CHAIN {
             type_id = match self.0.resolve_type_by_id(type_id).ok()? {
                 Type::Typedef(inner) => btf_rs::BtfType::get_type_id(&inner)?,
-                Type::Volatile(inner) => btf_rs::BtfType::get_type_id(&inner)?,
-                Type::Const(inner) => btf_rs::BtfType::get_type_id(&inner)?,
+                Type::Volatile(inner) | Type::Const(inner) => btf_rs::BtfType::get_type_id(&inner)?,
                 other => return Some(other),
             };
         }

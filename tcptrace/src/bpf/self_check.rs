@@ -6,19 +6,18 @@
 
 use std::{
     io,
-    mem::{size_of, zeroed},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU64,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
+use socket2::{Domain, Socket, Type};
 use tcptrace_model::{TcpState, Transition};
 
 use crate::host::{cgroup, netns::Namespace, process};
 
 /// A socket to be checked with.
 struct Probe {
-    socket: OwnedFd,
+    socket: Socket,
     cookie: u64,
     address: IpAddr,
 }
@@ -50,8 +49,8 @@ impl SelfCheck {
     /// # Errors
     /// When not even an IPv4 socket can be had.
     pub fn prepare() -> io::Result<Self> {
-        let mut probes = vec![Probe::open(libc::AF_INET, Ipv4Addr::LOCALHOST.into())?];
-        probes.extend(Probe::open(libc::AF_INET6, Ipv6Addr::LOCALHOST.into()));
+        let mut probes = vec![Probe::open(Ipv4Addr::LOCALHOST.into())?];
+        probes.extend(Probe::open(Ipv6Addr::LOCALHOST.into()));
         Ok(Self { probes })
     }
 
@@ -81,15 +80,10 @@ impl SelfCheck {
 }
 
 impl Probe {
-    fn open(family: libc::c_int, address: IpAddr) -> io::Result<Self> {
-        // SAFETY: socket(2) takes three integers and returns a new descriptor or -1.
-        let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let cookie = process::socket_cookie(&socket)?;
+    fn open(address: IpAddr) -> io::Result<Self> {
+        let domain = Domain::for_address(SocketAddr::new(address, 0));
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        let cookie = socket.cookie()?;
         Ok(Self {
             socket,
             cookie,
@@ -100,33 +94,25 @@ impl Probe {
     /// CLOSE → LISTEN by listen(2), LISTEN → CLOSE by close(2). The IPv4 socket has `SO_REUSEADDR`,
     /// the IPv6 one `SO_REUSEPORT`, so that each bit is seen set and unset.
     fn listen_and_close(self) -> io::Result<[Expected; 2]> {
-        let fd = self.socket.as_raw_fd();
         let reuseaddr = self.address.is_ipv4();
-        let option = if reuseaddr {
-            libc::SO_REUSEADDR
-        } else {
-            libc::SO_REUSEPORT
-        };
-        set_option(fd, libc::SOL_SOCKET, option)?;
         // The loopback device of a fresh namespace is down, and its address cannot be bound then.
-        let (level, free_bind) = if reuseaddr {
-            (libc::IPPROTO_IP, libc::IP_FREEBIND)
+        if reuseaddr {
+            self.socket.set_reuse_address(true)?;
+            self.socket.set_freebind_v4(true)?;
         } else {
-            (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)
-        };
-        set_option(fd, level, free_bind)?;
-        let port = bind(fd, self.address)?;
-        // SAFETY: listen(2) takes two integers.
-        if unsafe { libc::listen(fd, 0) } != 0 {
-            return Err(io::Error::last_os_error());
+            self.socket.set_reuse_port(true)?;
+            self.socket.set_freebind_v6(true)?;
         }
+        self.socket.bind(&SocketAddr::new(self.address, 0).into())?;
+        let local = self.socket.local_addr()?.as_socket();
+        let local = local.ok_or_else(|| io::Error::other("the socket has no address"))?;
+        self.socket.listen(0)?;
         let listening = Expected {
             cookie: self.cookie,
-            local: SocketAddr::new(self.address, port),
+            local,
             netns: Namespace::own().ok().map(|namespace| namespace.inode),
             cgroup_id: cgroup::own_id(),
-            // SAFETY: geteuid(2) cannot fail.
-            uid: unsafe { libc::geteuid() },
+            uid: process::effective_uid(),
             pid: process::in_initial_pid_namespace().then(std::process::id),
             reuseaddr,
             reuseport: !reuseaddr,
@@ -154,7 +140,11 @@ impl Expected {
     /// The first thing that `seen` says otherwise; `None` when everything agrees.
     #[must_use]
     pub fn disagreement(&self, seen: &Transition) -> Option<String> {
-        fn differ<T: PartialEq + std::fmt::Debug>(what: &str, seen: T, is: T) -> Option<String> {
+        fn differ<T: Copy + PartialEq + std::fmt::Debug>(
+            what: &str,
+            seen: T,
+            is: T,
+        ) -> Option<String> {
             (seen != is).then(|| format!("{what} is read as {seen:?} where it is {is:?}"))
         }
         let socket = &seen.socket;
@@ -202,70 +192,6 @@ impl Expected {
         })
         .or_else(|| differ("the process", seen.current.pid, self.pid?))
     }
-}
-
-fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the kernel reads `on`, of the size given.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            level,
-            name,
-            (&raw const on).cast(),
-            length_of::<libc::c_int>(),
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// Binds to any free port of `address` and returns the port.
-fn bind(fd: RawFd, address: IpAddr) -> io::Result<u16> {
-    // SAFETY: made of integers, for which all zeros are valid.
-    let mut name: libc::sockaddr_storage = unsafe { zeroed() };
-    let mut length = match address {
-        IpAddr::V4(address) => {
-            let name = (&raw mut name).cast::<libc::sockaddr_in>();
-            // SAFETY: a sockaddr_storage is large enough and aligned for every address.
-            unsafe {
-                (*name).sin_family = libc::AF_INET as libc::sa_family_t;
-                (*name).sin_addr.s_addr = u32::from_ne_bytes(address.octets());
-            }
-            length_of::<libc::sockaddr_in>()
-        }
-        IpAddr::V6(address) => {
-            let name = (&raw mut name).cast::<libc::sockaddr_in6>();
-            // SAFETY: as above.
-            unsafe {
-                (*name).sin6_family = libc::AF_INET6 as libc::sa_family_t;
-                (*name).sin6_addr.s6_addr = address.octets();
-            }
-            length_of::<libc::sockaddr_in6>()
-        }
-    };
-    // SAFETY: the kernel reads `length` bytes of `name` and, in the second call, writes no more than
-    // that to it.
-    let result = unsafe {
-        match libc::bind(fd, (&raw const name).cast(), length) {
-            0 => libc::getsockname(fd, (&raw mut name).cast(), &raw mut length),
-            failed => failed,
-        }
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // The port lies at the same place for both families.
-    // SAFETY: as above.
-    Ok(u16::from_be(unsafe {
-        (*(&raw const name).cast::<libc::sockaddr_in>()).sin_port
-    }))
-}
-
-fn length_of<T>() -> libc::socklen_t {
-    size_of::<T>() as libc::socklen_t
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use crate::{
         json::Json,
         notice,
         text::{Layout, Text},
+        time,
     },
     source::live::{Live, Request},
 };
@@ -71,10 +72,10 @@ pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
     };
     if args.verbose > 0 {
         notice::say(format_args!(
-            "tracing {} by a raw tracepoint, buffer {} KiB, checked itself, ready after {:.1} ms",
+            "tracing {} by a raw tracepoint, buffer {} KiB, checked itself, ready after {}",
             start.kernel,
             args.buffer_size / 1024,
-            (start.ts_ns - start_ns) as f64 / 1e6,
+            time::duration(start.ts_ns.saturating_sub(start_ns)),
         ));
     }
     let session = Session {
@@ -176,7 +177,7 @@ impl Session {
     /// Handles up to `limit` inputs and returns how many there were.
     fn read(&mut self, live: &mut Live, limit: usize) -> anyhow::Result<usize> {
         for handled in 0..limit {
-            let Some(input) = live.next()? else {
+            let Some(input) = live.next_input()? else {
                 return Ok(handled);
             };
             self.handle(input)?;
@@ -343,11 +344,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 struct ProgramLog;
 
 impl log::Log for ProgramLog {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        // The library that loads the program logs as well.
+        !metadata.target().starts_with("aya")
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         notice::say(format_args!(
             "eBPF {}: {}",
             record.level().as_str().to_lowercase(),

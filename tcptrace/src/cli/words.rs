@@ -13,12 +13,15 @@ pub(super) struct Ports(pub(super) RangeInclusive<u16>);
 
 /// `80` or `8000-8010`.
 pub(super) fn ports(word: &str) -> Result<Ports, String> {
-    let port = |number: &str| match number.trim().parse::<u64>() {
-        Ok(number @ 1..=65_535) => Ok(number as u16),
-        Ok(number) => Err(format!("{number} is no port: ports go from 1 to 65535")),
-        Err(_) => Err(format!(
-            "{number:?} is no port: a port is a number from 1 to 65535, a range looks like 8000-8010"
-        )),
+    let port = |number: &str| {
+        let number = number.trim();
+        let parsed: u64 = number.parse().map_err(|_| {
+            format!("{number:?} is no port: a port is a number from 1 to 65535, a range looks like 8000-8010")
+        })?;
+        u16::try_from(parsed)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| format!("{parsed} is no port: ports go from 1 to 65535"))
     };
     let Some((first, last)) = word.split_once('-') else {
         return port(word).map(|port| Ports(port..=port));

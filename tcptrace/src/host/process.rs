@@ -2,13 +2,14 @@
 
 use std::{
     fs, io,
-    mem::{MaybeUninit, size_of},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::MetadataExt,
     },
     path::Path,
 };
+
+use socket2::{Protocol, Socket};
 
 /// `PROC_PID_INIT_INO` of include/linux/proc_ns.h (v6.18): inode of the initial PID namespace.
 const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -63,7 +64,7 @@ pub fn tcp_sockets(pid: u32) -> io::Result<Vec<OpenSocket>> {
         // SAFETY: pidfd_getfd(2) takes three integers and returns a new descriptor or -1.
         match owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
         {
-            Ok(socket) => sockets.extend(describe(&socket)),
+            Ok(socket) => sockets.extend(describe(&Socket::from(socket))),
             // Closed in the meantime.
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
             Err(error) => return Err(error),
@@ -72,52 +73,27 @@ pub fn tcp_sockets(pid: u32) -> io::Result<Vec<OpenSocket>> {
     Ok(sockets)
 }
 
-/// The cookie of a socket of our own.
-///
-/// # Errors
-/// When `socket` is no socket.
-pub fn socket_cookie(socket: &impl AsRawFd) -> io::Result<u64> {
-    option(socket.as_raw_fd(), libc::SO_COOKIE)
+/// The user that this process acts as, and that owns the sockets it opens.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    // SAFETY: geteuid(2) takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
 }
 
-fn describe(socket: &OwnedFd) -> Option<OpenSocket> {
-    let fd = socket.as_raw_fd();
-    (option::<i32>(fd, libc::SO_PROTOCOL).ok()? == libc::IPPROTO_TCP).then_some(())?;
-    let listens = option::<i32>(fd, libc::SO_ACCEPTCONN).ok()? != 0;
-    Some(OpenSocket {
-        cookie: option(fd, libc::SO_COOKIE).ok()?,
-        listens_on: listens.then(|| local_port(fd)).flatten(),
-    })
-}
-
-fn option<T: Copy>(fd: RawFd, name: libc::c_int) -> io::Result<T> {
-    let mut value = MaybeUninit::<T>::zeroed();
-    let mut length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `length` bytes to `value`, which is that large.
-    let result = unsafe {
-        libc::getsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            name,
-            value.as_mut_ptr().cast(),
-            &raw mut length,
-        )
+fn describe(socket: &Socket) -> Option<OpenSocket> {
+    (socket.protocol().ok()?? == Protocol::TCP).then_some(())?;
+    let listens = socket.is_listener().ok()?;
+    let port = || {
+        socket
+            .local_addr()
+            .ok()?
+            .as_socket()
+            .map(|address| address.port())
     };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it was zeroed and then filled; every use is an integer.
-    Ok(unsafe { value.assume_init() })
-}
-
-/// The port of getsockname(2), which lies at the same place for both families.
-fn local_port(fd: RawFd) -> Option<u16> {
-    let mut address = MaybeUninit::<libc::sockaddr_in6>::zeroed();
-    let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_in6>()).ok()?;
-    // SAFETY: the kernel writes at most `length` bytes to `address`, which is that large.
-    let result = unsafe { libc::getsockname(fd, address.as_mut_ptr().cast(), &raw mut length) };
-    // SAFETY: it was zeroed, and is made of integers.
-    (result == 0).then(|| u16::from_be(unsafe { address.assume_init() }.sin6_port))
+    Some(OpenSocket {
+        cookie: socket.cookie().ok()?,
+        listens_on: listens.then(port).flatten(),
+    })
 }
 
 fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
@@ -139,7 +115,7 @@ mod tests {
     fn a_listener_of_this_process_is_found() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let expected = OpenSocket {
-            cookie: socket_cookie(&listener).unwrap(),
+            cookie: socket2::SockRef::from(&listener).cookie().unwrap(),
             listens_on: Some(listener.local_addr().unwrap().port()),
         };
         let found = tcp_sockets(std::process::id()).unwrap();

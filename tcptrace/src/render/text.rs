@@ -28,6 +28,7 @@ const MIN_WRAP_WIDTH: usize = 40;
 
 /// How the text is to look.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct Layout {
     /// Columns that the terminal has; `None` for no limit, as in a pipe: one line an event.
     pub width: Option<usize>,
@@ -117,17 +118,11 @@ impl<W: Write, N: Write> Text<W, N> {
         self.push_state(&mut line, oldstate, Style::new().dimmed());
         line.push_str("-> ");
         self.push_state(&mut line, newstate, style_of(newstate));
-        // Colours take no columns: the width up to here is known.
-        let indent = self.width_before_endpoints();
-        let local = socket.local.to_string();
-        let remote = socket.remote.to_string();
-        push(&mut line, &local, ENDPOINT_WIDTH);
-        if self.must_wrap(indent, &local, &remote) {
-            line.truncate(line.trim_end().len());
-            line.push('\n');
-            line.extend(std::iter::repeat_n(' ', indent));
-        }
-        push(&mut line, &remote, ENDPOINT_WIDTH);
+        self.push_endpoints(
+            &mut line,
+            &socket.local.to_string(),
+            &socket.remote.to_string(),
+        );
         if self.layout.wide {
             push_wide(&mut line, &socket, &current, cpu);
         }
@@ -149,19 +144,35 @@ impl<W: Write, N: Write> Text<W, N> {
         line.extend(std::iter::repeat_n(' ', padding));
     }
 
+    /// Both addresses: beside each other where they fit the terminal; else one below the other; and
+    /// where not even one fits beside the states, both below them.
+    fn push_endpoints(&self, line: &mut String, local: &str, remote: &str) {
+        let indent = self.width_before_endpoints();
+        let width = self
+            .layout
+            .width
+            .filter(|width| *width >= MIN_WRAP_WIDTH && !self.layout.wide);
+        let fits = |columns: usize| width.is_none_or(|width| indent + columns <= width);
+        let longest = local.len().max(remote.len());
+        if fits(local.len().max(ENDPOINT_WIDTH) + 1 + remote.len()) {
+            push(line, local, ENDPOINT_WIDTH);
+        } else if fits(longest) {
+            line.push_str(local);
+            new_line(line, indent);
+        } else {
+            let indent = width.unwrap_or(indent).saturating_sub(longest).min(indent);
+            new_line(line, indent);
+            line.push_str(local);
+            new_line(line, indent);
+        }
+        push(line, remote, ENDPOINT_WIDTH);
+    }
+
+    /// Colours take no columns: the width of what stands before the addresses is known.
     fn width_before_endpoints(&self) -> usize {
         let time = if self.layout.time { 13 } else { 0 };
         let timestamp = if self.layout.timestamp { 12 } else { 0 };
         time + timestamp + IN_STATE_WIDTH + 1 + STATE_WIDTH + 4 + STATE_WIDTH + 1
-    }
-
-    fn must_wrap(&self, indent: usize, local: &str, remote: &str) -> bool {
-        let needed = indent + local.len().max(ENDPOINT_WIDTH) + 1 + remote.len();
-        !self.layout.wide
-            && self
-                .layout
-                .width
-                .is_some_and(|width| width >= MIN_WRAP_WIDTH && needed > width)
     }
 }
 
@@ -267,6 +278,13 @@ fn loss_sentence(loss: &Loss) -> String {
             "{what} lost{place}: the kernel skipped the program where it was running already (which sockets they were about is unknown)"
         ),
     }
+}
+
+/// Ends the line and begins another one, indented.
+fn new_line(line: &mut String, indent: usize) {
+    line.truncate(line.trim_end().len());
+    line.push('\n');
+    line.extend(std::iter::repeat_n(' ', indent));
 }
 
 /// `text` and a space, padded to `width`. Longer text stays whole: nothing is cut.

@@ -124,7 +124,7 @@ impl Live {
     ///
     /// # Errors
     /// When a record cannot be decoded: it would be silently wrong to go on.
-    pub fn next(&mut self) -> anyhow::Result<Option<Input>> {
+    pub fn next_input(&mut self) -> anyhow::Result<Option<Input>> {
         if let Some(transition) = self.after_gap.take() {
             return Ok(Some(Input::Transition(transition)));
         }

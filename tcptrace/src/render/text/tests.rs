@@ -69,7 +69,7 @@ fn what_is_unknown_is_a_dash() {
 }
 
 #[test]
-fn ipv6_wraps_under_the_local_address_on_a_terminal_only() {
+fn the_longest_ipv6_addresses_stand_below_the_states_on_a_terminal_only() {
     let finding = samples::transition(
         "[2001:db8:1111:2222:3333:4444:5555:6666]:8000",
         "[2001:db8:1111:2222:3333:4444:5555:7777]:40000",
@@ -79,10 +79,12 @@ fn ipv6_wraps_under_the_local_address_on_a_terminal_only() {
     assert_eq!(
         text.lines().skip(1).collect::<Vec<_>>(),
         [
-            "  1.000us ESTABLISHED -> FIN_WAIT1   [2001:db8:1111:2222:3333:4444:5555:6666]:8000",
-            "                                     [2001:db8:1111:2222:3333:4444:5555:7777]:40000",
+            "  1.000us ESTABLISHED -> FIN_WAIT1",
+            "                                 [2001:db8:1111:2222:3333:4444:5555:6666]:8000",
+            "                                 [2001:db8:1111:2222:3333:4444:5555:7777]:40000",
         ]
     );
+    assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     let piped = written(
         Layout {
             width: None,
@@ -91,6 +93,23 @@ fn ipv6_wraps_under_the_local_address_on_a_terminal_only() {
         &[finding],
     );
     assert_eq!(piped.lines().count(), 2);
+}
+
+#[test]
+fn ipv6_addresses_that_do_not_fit_beside_each_other_stand_one_below_the_other() {
+    let finding = samples::transition(
+        "[2001:db8:1111:2222::1]:8000",
+        "[2001:db8:1111:2222::2]:40000",
+        Some(1_000),
+    );
+    let text = written(TERMINAL, &[finding]);
+    assert_eq!(
+        text.lines().skip(1).collect::<Vec<_>>(),
+        [
+            "  1.000us ESTABLISHED -> FIN_WAIT1   [2001:db8:1111:2222::1]:8000",
+            "                                     [2001:db8:1111:2222::2]:40000",
+        ]
+    );
 }
 
 #[test]
