@@ -80,8 +80,8 @@ fn the_longest_ipv6_addresses_stand_below_the_states_on_a_terminal_only() {
         text.lines().skip(1).collect::<Vec<_>>(),
         [
             "  1.000us ESTABLISHED -> FIN_WAIT1",
-            "                                 [2001:db8:1111:2222:3333:4444:5555:6666]:8000",
-            "                                 [2001:db8:1111:2222:3333:4444:5555:7777]:40000",
+            "                                  [2001:db8:1111:2222:3333:4444:5555:6666]:8000",
+            "                                  [2001:db8:1111:2222:3333:4444:5555:7777]:40000",
         ]
     );
     assert!(text.lines().all(|line| line.len() <= 80), "{text}");
