@@ -13,6 +13,14 @@ impl CommonWindow {
     pub const BYTES: usize = 96;
 }
 
+/// Bytes that the programs read from the 8-byte boundary at or before [`Offsets::inet_saddr`].
+pub struct LocalWindow;
+
+impl LocalWindow {
+    /// `inet_sport` follows `inet_saddr` after 8 bytes in 6.18, after 16 in 6.1; a multiple of 8.
+    pub const BYTES: usize = 32;
+}
+
 /// Bytes that the programs read from [`Offsets::owner`] on in one go.
 pub struct OwnerWindow;
 
@@ -194,5 +202,6 @@ const _: () = {
     assert!(offset_of!(Config, wakeup_bytes) == 136);
     assert!(size_of::<Config>() == 144);
     assert!(CommonWindow::BYTES.is_multiple_of(8));
+    assert!(LocalWindow::BYTES.is_multiple_of(8));
     assert!(OwnerWindow::BYTES.is_multiple_of(8));
 };

@@ -11,7 +11,9 @@ mod config;
 mod record;
 mod state;
 
-pub use config::{CommonWindow, Config, Offsets, OwnerWindow, PORT_BITMAP_BYTES, PortSet, filter};
+pub use config::{
+    CommonWindow, Config, LocalWindow, Offsets, OwnerWindow, PORT_BITMAP_BYTES, PortSet, filter,
+};
 pub use record::{KIND_COUNT, RecordHeader, RecordKind, TransitionRecord, flag};
 pub use state::TcpState;
 

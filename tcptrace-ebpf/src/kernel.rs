@@ -8,7 +8,7 @@ use core::{
 };
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tcptrace_common::{CommonWindow, OwnerWindow};
+use tcptrace_common::{CommonWindow, LocalWindow, OwnerWindow};
 
 /// A field of [`crate::maps::CONFIG`], as user space set it before loading.
 ///
@@ -100,7 +100,7 @@ impl LocalSide {
     pub(crate) fn read(sk: u64) -> Option<Self> {
         // The 8-byte boundary before: the verifier wants aligned reads of the stack.
         let start = config!(offsets.inet_saddr) & !7;
-        let mut window = Window::<2>::new();
+        let mut window = Window::<{ LocalWindow::BYTES / 8 }>::new();
         window.fill(sk, start).then(|| Self {
             address: window.field(config!(offsets.inet_saddr) - start),
             port: u16::from_be(window.field(config!(offsets.inet_sport) - start)),

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use btf_rs::{Backend, Btf, Type};
-use tcptrace_common::{CommonWindow, Offsets, OwnerWindow};
+use tcptrace_common::{CommonWindow, LocalWindow, Offsets, OwnerWindow};
 
 /// Where the kernel shows its own BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -215,7 +215,8 @@ fn check_windows(offsets: &Offsets) -> Result<()> {
         }
     }
     let start = offsets.inet_saddr & !7;
-    if offsets.inet_sport < start || offsets.inet_sport + 2 > start + 16 {
+    let end = start + u32::try_from(LocalWindow::BYTES)?;
+    if offsets.inet_sport < start || offsets.inet_sport + 2 > end {
         bail!("this kernel's inet_sport does not lie beside inet_saddr");
     }
     Ok(())
@@ -310,9 +311,10 @@ mod tests {
             ..Offsets::UNSET
         };
         assert!(check_windows(&offsets).is_ok());
-        offsets.inet_sport = 824;
+        offsets.inet_sport = 840;
         assert!(check_windows(&offsets).is_err());
-        offsets.inet_sport = 814;
+        offsets.inet_sport = 824;
+        assert!(check_windows(&offsets).is_ok());
         offsets.skc_cookie = 92;
         let error = check_windows(&offsets).unwrap_err().to_string();
         assert!(error.contains("skc_cookie"), "{error}");
