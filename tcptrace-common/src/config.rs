@@ -72,6 +72,8 @@ pub struct Offsets {
     /// Where the window of [`OwnerWindow`] begins, so that it holds `sk_uid` and `sk_cgrp_data`; or
     /// [`OwnerWindow::NONE`]
     pub owner: u32,
+    /// `sock.sk_socket` (pointer to `struct socket`; NULL before accept() and for an orphan)
+    pub sk_socket: u32,
     /// `inet_sock.inet_saddr` (__be32)
     pub inet_saddr: u32,
     /// `inet_sock.inet_sport` (__be16)
@@ -107,6 +109,7 @@ impl Offsets {
         sk_uid: 0,
         sk_cgrp_data: 0,
         owner: OwnerWindow::NONE,
+        sk_socket: 0,
         inet_saddr: 0,
         inet_sport: 0,
         net_inum: 0,
@@ -150,6 +153,8 @@ pub struct Config {
     pub uid: u32,
     /// Namespace inode for [`filter::NETNS`].
     pub netns: u32,
+    /// Always 0.
+    pub padding: u32,
     /// Cgroup inode for [`filter::CGROUP`].
     pub cgroup_id: u64,
     /// Cookie of the IPv4 socket by which the tracer checks itself; its records pass every filter.
@@ -171,12 +176,27 @@ impl Config {
         pid: 0,
         uid: 0,
         netns: 0,
+        padding: 0,
         cgroup_id: 0,
         self_check_ipv4: 0,
         self_check_ipv6: 0,
         wakeup_bytes: 1,
         family: 0,
     };
+}
+
+/// Where a listener listens: the key of the table by which children are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ListenerKey {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Local port, host byte order.
+    pub port: u16,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// Local address in network byte order, IPv4 in the first word; zeros for any address.
+    pub address: [u32; 4],
 }
 
 /// Bytes of one set of ports: a bit for each of 65,536.
@@ -195,12 +215,13 @@ pub enum PortSet {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 24 * 4);
-    assert!(offset_of!(Config, filters) == 96);
-    assert!(offset_of!(Config, cgroup_id) == 112);
-    assert!(offset_of!(Config, self_check_ipv4) == 120);
-    assert!(offset_of!(Config, wakeup_bytes) == 136);
-    assert!(size_of::<Config>() == 144);
+    assert!(size_of::<ListenerKey>() == 24);
+    assert!(size_of::<Offsets>() == 25 * 4);
+    assert!(offset_of!(Config, filters) == 100);
+    assert!(offset_of!(Config, cgroup_id) == 120);
+    assert!(offset_of!(Config, self_check_ipv4) == 128);
+    assert!(offset_of!(Config, wakeup_bytes) == 144);
+    assert!(size_of::<Config>() == 152);
     assert!(CommonWindow::BYTES.is_multiple_of(8));
     assert!(LocalWindow::BYTES.is_multiple_of(8));
     assert!(OwnerWindow::BYTES.is_multiple_of(8));

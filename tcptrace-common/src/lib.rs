@@ -12,7 +12,8 @@ mod record;
 mod state;
 
 pub use config::{
-    CommonWindow, Config, LocalWindow, Offsets, OwnerWindow, PORT_BITMAP_BYTES, PortSet, filter,
+    CommonWindow, Config, ListenerKey, LocalWindow, Offsets, OwnerWindow, PORT_BITMAP_BYTES,
+    PortSet, filter,
 };
 pub use record::{KIND_COUNT, RecordHeader, RecordKind, TransitionRecord, flag};
 pub use state::TcpState;

@@ -6,6 +6,7 @@
 
 mod emit;
 mod filter;
+mod follow;
 mod identity;
 mod kernel;
 mod maps;

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use tcptrace_common::{Config, KIND_COUNT, PORT_BITMAP_BYTES, TransitionRecord};
+use tcptrace_common::{Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES, TransitionRecord};
 
 use crate::identity::Identity;
 
@@ -56,10 +56,11 @@ pub(crate) static FOLLOWED: HashMap<u64, u32> = HashMap::with_max_entries(1 << 1
 #[map]
 pub(crate) static FOLLOWED_COOKIES: HashMap<u64, u32> = HashMap::with_max_entries(1 << 16, 0);
 
-/// Ports that the process of `--pid` listens on: network namespace in the upper 32 bits, port in
-/// the lower. A child of a listener is known by nothing else before it is accepted.
+/// Where the process of `--pid` listens, and with how many sockets. A child of a listener is known by
+/// nothing else before it is accepted.
 #[map]
-pub(crate) static FOLLOWED_PORTS: HashMap<u64, u32> = HashMap::with_max_entries(1 << 12, 0);
+pub(crate) static FOLLOWED_LISTENERS: HashMap<ListenerKey, u32> =
+    HashMap::with_max_entries(1 << 12, 0);
 
 /// Listeners of the process of `--pid` that began to listen unbound: slot 0 counts them, the others
 /// are a ring of their addresses, whose port the kernel chooses only after the event.

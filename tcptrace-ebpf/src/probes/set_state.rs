@@ -105,10 +105,13 @@ fn transition(
         }
     }
     let now_ns = emit::now_ns();
+    let family: u16 = common.field(config!(offsets.skc_family));
     let subject = Subject {
         sk,
         cookie: common.field(config!(offsets.skc_cookie)),
+        family,
         lport: local.port,
+        laddr: local_address(family, common, local),
         owner: Owner::read(sk),
         netns: identity::netns(common.field(config!(offsets.skc_net)), now_ns),
         oldstate,
@@ -120,7 +123,7 @@ fn transition(
     }
     if ports == Ports::Undecided {
         undecided::keep(&subject, |record| {
-            fill(record, now_ns, &subject, common, local, false);
+            fill(record, now_ns, &subject, common, false);
         });
         return;
     }
@@ -128,14 +131,7 @@ fn transition(
     let Some(mut entry) = emit::reserve::<TransitionRecord>(RecordKind::Transition) else {
         return;
     };
-    fill(
-        entry.as_mut_ptr(),
-        now_ns,
-        &subject,
-        common,
-        local,
-        self_check,
-    );
+    fill(entry.as_mut_ptr(), now_ns, &subject, common, self_check);
     emit::submit(entry);
 }
 
@@ -146,13 +142,11 @@ fn fill(
     now_ns: u64,
     subject: &Subject,
     common: &SockCommon,
-    local: LocalSide,
     self_check: bool,
 ) {
     let task = bpf_get_current_pid_tgid();
-    let family: u16 = common.field(config!(offsets.skc_family));
     let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
-    let (laddr, raddr) = addresses(family, common, local);
+    let raddr = remote_address(subject.family, common);
     let cgroup = subject.owner.cgroup;
     let cgroup_id = cgroup.map_or(0, |cgroup| identity::cgroup_id(cgroup, now_ns));
     // SAFETY: `record` points to writable memory for exactly this type: a reserved entry of the
@@ -162,7 +156,7 @@ fn fill(
         (*record).sk = subject.sk;
         (*record).cookie = subject.cookie;
         (*record).cgroup_id = cgroup_id;
-        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
+        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = subject.laddr;
         *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
         (*record).netns = subject.netns;
         (*record).uid = subject.owner.uid;
@@ -171,7 +165,7 @@ fn fill(
         (*record).flags = flags(common, self_check);
         (*record).lport = subject.lport;
         (*record).rport = rport;
-        (*record).family = family;
+        (*record).family = subject.family;
         (*record).oldstate = subject.oldstate;
         (*record).newstate = subject.newstate;
         bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
@@ -179,21 +173,25 @@ fn fill(
     }
 }
 
-/// Local and remote address in network byte order. A socket of family AF_INET6 is asked for its
-/// IPv6 fields only: a native one has 127.0.0.6 in the IPv4 fields (`LOOPBACK4_IPV6`), a v4-mapped
-/// one has ::ffff:a.b.c.d in the IPv6 fields.
+/// The local address in network byte order. A socket of family AF_INET6 is asked for its IPv6 fields
+/// only: a native one has 127.0.0.6 in the IPv4 fields (`LOOPBACK4_IPV6`), a v4-mapped one has
+/// ::ffff:a.b.c.d in the IPv6 fields.
 #[inline(always)]
-fn addresses(family: u16, common: &SockCommon, local: LocalSide) -> ([u32; 4], [u32; 4]) {
+fn local_address(family: u16, common: &SockCommon, local: LocalSide) -> [u32; 4] {
     if family == AF_INET6 {
-        (
-            common.field(config!(offsets.skc_v6_rcv_saddr)),
-            common.field(config!(offsets.skc_v6_daddr)),
-        )
+        common.field(config!(offsets.skc_v6_rcv_saddr))
     } else {
-        (
-            [local.address, 0, 0, 0],
-            [common.field(config!(offsets.skc_daddr)), 0, 0, 0],
-        )
+        [local.address, 0, 0, 0]
+    }
+}
+
+/// The remote address, likewise.
+#[inline(always)]
+fn remote_address(family: u16, common: &SockCommon) -> [u32; 4] {
+    if family == AF_INET6 {
+        common.field(config!(offsets.skc_v6_daddr))
+    } else {
+        [common.field(config!(offsets.skc_daddr)), 0, 0, 0]
     }
 }
 

@@ -7,7 +7,7 @@ use aya::{
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
 };
 use aya_log::{EbpfLogger, Level};
-use tcptrace_common::{Config, PORT_BITMAP_BYTES, PortSet, filter};
+use tcptrace_common::{Config, ListenerKey, PORT_BITMAP_BYTES, PortSet, filter};
 
 use super::{OBJECT, losses::Losses};
 use crate::failure::Failure;
@@ -52,6 +52,14 @@ struct ConfigData(Config);
 // SAFETY: `repr(C)`, integers only, no padding: its size is asserted where it is defined.
 unsafe impl Pod for ConfigData {}
 
+/// [`ListenerKey`] as bytes for the table.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct ListenerKeyData(ListenerKey);
+
+// SAFETY: `repr(C)`, integers only, no padding: its size is asserted where it is defined.
+unsafe impl Pod for ListenerKeyData {}
+
 impl Attached {
     /// Loads the program and attaches it.
     ///
@@ -72,7 +80,7 @@ impl Attached {
             loader.map_max_entries("UNDECIDED", 1);
         }
         if !has(filter::PID) {
-            for map in ["FOLLOWED", "FOLLOWED_COOKIES", "FOLLOWED_PORTS"] {
+            for map in ["FOLLOWED", "FOLLOWED_COOKIES", "FOLLOWED_LISTENERS"] {
                 loader.map_max_entries(map, 1);
             }
         }
@@ -127,25 +135,25 @@ impl Attached {
     /// # Errors
     /// When the table is full.
     pub fn follow_cookie(&mut self, cookie: u64) -> anyhow::Result<()> {
-        self.follow("FOLLOWED_COOKIES", cookie)
+        self.follow("FOLLOWED_COOKIES", cookie, 1)
     }
 
-    /// Makes `--pid` follow the children of whoever listens on `port` in namespace `netns`.
+    /// Makes `--pid` follow the children of `listeners` sockets that listen at `key`.
     ///
     /// # Errors
     /// When the table is full.
-    pub fn follow_port(&mut self, netns: u32, port: u16) -> anyhow::Result<()> {
-        self.follow("FOLLOWED_PORTS", u64::from(netns) << 32 | u64::from(port))
+    pub fn follow_listeners(&mut self, key: ListenerKey, listeners: u32) -> anyhow::Result<()> {
+        self.follow("FOLLOWED_LISTENERS", ListenerKeyData(key), listeners)
     }
 
-    fn follow(&mut self, table: &str, key: u64) -> anyhow::Result<()> {
+    fn follow<K: Pod>(&mut self, table: &str, key: K, value: u32) -> anyhow::Result<()> {
         let map = self
             .ebpf
             .map_mut(table)
             .with_context(|| format!("the object has no {table}"))?;
-        let mut map: HashMap<_, u64, u32> =
+        let mut map: HashMap<_, K, u32> =
             HashMap::try_from(map).with_context(|| table.to_owned())?;
-        map.insert(key, 1, 0)
+        map.insert(key, value, 0)
             .with_context(|| format!("the process of --pid has more sockets than {table} holds"))
     }
 }
@@ -190,15 +198,39 @@ fn not_loaded(error: &ProgramError) -> Failure {
             verifier_log,
         } => {
             let log = verifier_log.to_string();
-            let last = log.lines().rev().find(|line| {
-                let line = line.trim();
-                !line.is_empty() && !line.starts_with("processed ")
-            });
-            let why = last.map_or_else(String::new, |line| format!(" ({})", line.trim()));
+            let last = log
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|line| !is_statistics(line));
+            let why = last.map_or_else(String::new, |line| format!(" ({line})"));
             Failure::Unsupported(format!(
                 "the kernel refuses the eBPF program: {io_error}{why}; see what this kernel allows with: tcptrace doctor"
             ))
         }
         other => Failure::Other(anyhow!("cannot load the eBPF program: {other}")),
+    }
+}
+
+/// Whether a line of the verifier's log is about its own work: kernel/bpf/verifier.c
+/// `print_verification_stats` (v6.18). The reason for a refusal stands before.
+fn is_statistics(line: &str) -> bool {
+    line.is_empty()
+        || ["processed ", "verification time ", "stack depth "]
+            .iter()
+            .any(|start| line.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_no_reason() {
+        assert!(is_statistics("stack depth 456+0+0"));
+        assert!(is_statistics(
+            "processed 12 insns (limit 1000000) max_states_per_insn 0"
+        ));
+        assert!(!is_statistics("R1 type=scalar expected=fp"));
     }
 }

@@ -81,6 +81,7 @@ impl KernelTypes {
             sk_uid,
             sk_cgrp_data,
             owner: owner_window(sk_uid, sk_cgrp_data),
+            sk_socket: self.byte("sock", "sk_socket")?,
             inet_saddr: self.byte("inet_sock", "inet_saddr")?,
             inet_sport: self.byte("inet_sock", "inet_sport")?,
             net_inum: self.byte("net", "ns.inum")?,

@@ -15,6 +15,10 @@ use tcptrace_model::{TcpState, Transition};
 
 use crate::host::{cgroup, netns::Namespace, process};
 
+/// How many ports are tried when the kernel has none left to choose, and how far apart.
+const PORT_ATTEMPTS: usize = 256;
+const PORT_STEP: usize = 251;
+
 /// A socket to be checked with.
 struct Probe {
     socket: Socket,
@@ -95,15 +99,20 @@ impl Probe {
     /// the IPv6 one `SO_REUSEPORT`, so that each bit is seen set and unset.
     fn listen_and_close(self) -> io::Result<[Expected; 2]> {
         let reuseaddr = self.address.is_ipv4();
-        // The loopback device of a fresh namespace is down, and its address cannot be bound then.
         if reuseaddr {
             self.socket.set_reuse_address(true)?;
-            self.socket.set_freebind_v4(true)?;
         } else {
             self.socket.set_reuse_port(true)?;
-            self.socket.set_freebind_v6(true)?;
         }
-        self.socket.bind(&SocketAddr::new(self.address, 0).into())?;
+        match self.bind(self.address) {
+            // The loopback device of a fresh namespace is down, and its address is not there then:
+            // any address, but of this device only.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                self.socket.bind_device(Some(b"lo"))?;
+                self.bind(unspecified(self.address))?;
+            }
+            bound => bound?,
+        }
         let local = self.socket.local_addr()?.as_socket();
         let local = local.ok_or_else(|| io::Error::other("the socket has no address"))?;
         self.socket.listen(0)?;
@@ -127,6 +136,32 @@ impl Probe {
         };
         Ok([listening, closing])
     }
+
+    /// Binds to any free port: one that the kernel chooses, or where it has none left (the very thing
+    /// that a user may be looking into) one outside its range.
+    fn bind(&self, address: IpAddr) -> io::Result<()> {
+        let bind = |port| self.socket.bind(&SocketAddr::new(address, port).into());
+        let mut result = bind(0);
+        let candidates = (1024..=u16::MAX)
+            .rev()
+            .step_by(PORT_STEP)
+            .take(PORT_ATTEMPTS);
+        for port in candidates {
+            match &result {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => result = bind(port),
+                _ => break,
+            }
+        }
+        result
+    }
+}
+
+/// "Any address" of the same family.
+fn unspecified(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 impl Expected {
@@ -148,10 +183,6 @@ impl Expected {
             (seen != is).then(|| format!("{what} is read as {seen:?} where it is {is:?}"))
         }
         let socket = &seen.socket;
-        let unspecified = match self.local.ip() {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
         differ(
             "the local address (inet_saddr, skc_v6_rcv_saddr, inet_sport)",
             socket.local,
@@ -161,7 +192,7 @@ impl Expected {
             differ(
                 "the remote address (skc_daddr, skc_v6_daddr, skc_dport)",
                 socket.remote,
-                SocketAddr::new(unspecified, 0),
+                SocketAddr::new(unspecified(self.local.ip()), 0),
             )
         })
         .or_else(|| differ("the user (sk_uid)", socket.uid, self.uid))

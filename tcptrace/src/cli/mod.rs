@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{failure::Failure, render::notice};
+use crate::render::notice;
 use args::{Cli, Command};
 
 /// Runs the command that was typed and returns the exit status: 0 done, 1 failed, 2 wrong usage,
@@ -25,9 +25,6 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             notice::say(&failure);
-            if let Failure::Usage(_) = failure {
-                notice::say("see what can be typed with: tcptrace --help");
-            }
             ExitCode::from(failure.exit_status())
         }
     }

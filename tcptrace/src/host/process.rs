@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::MetadataExt,
@@ -31,8 +32,8 @@ pub fn exists(pid: u32) -> bool {
 pub struct OpenSocket {
     /// Its cookie (`SO_COOKIE`); asking for it makes the kernel give it one.
     pub cookie: u64,
-    /// The port (host byte order) that it listens on, if it does.
-    pub listens_on: Option<u16>,
+    /// Where it listens, if it does.
+    pub listens_at: Option<SocketAddr>,
 }
 
 /// The TCP sockets that process `pid` has open now.
@@ -83,16 +84,10 @@ pub fn effective_uid() -> u32 {
 fn describe(socket: &Socket) -> Option<OpenSocket> {
     (socket.protocol().ok()?? == Protocol::TCP).then_some(())?;
     let listens = socket.is_listener().ok()?;
-    let port = || {
-        socket
-            .local_addr()
-            .ok()?
-            .as_socket()
-            .map(|address| address.port())
-    };
+    let address = || socket.local_addr().ok()?.as_socket();
     Some(OpenSocket {
         cookie: socket.cookie().ok()?,
-        listens_on: listens.then(port).flatten(),
+        listens_at: listens.then(address).flatten(),
     })
 }
 
@@ -116,7 +111,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let expected = OpenSocket {
             cookie: socket2::SockRef::from(&listener).cookie().unwrap(),
-            listens_on: Some(listener.local_addr().unwrap().port()),
+            listens_at: Some(listener.local_addr().unwrap()),
         };
         let found = tcp_sockets(std::process::id()).unwrap();
         assert!(found.contains(&expected), "{expected:?} not in {found:?}");

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
     thread,
     time::{Duration, Instant},
@@ -10,7 +11,8 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use aya_log::Level;
-use tcptrace_common::Config;
+use hashbrown::HashMap;
+use tcptrace_common::{AF_INET, AF_INET6, Config, ListenerKey};
 use tcptrace_model::{Input, Transition};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -193,11 +195,17 @@ impl Live {
         })?;
         let netns = Namespace::find(&format!("/proc/{pid}/ns/net"))
             .map_err(|sentence| Failure::Other(anyhow!(sentence)))?;
+        let mut listeners: HashMap<ListenerKey, u32> = HashMap::new();
         for socket in sockets {
             self.attached.follow_cookie(socket.cookie)?;
-            if let Some(port) = socket.listens_on {
-                self.attached.follow_port(netns.inode, port)?;
+            if let Some(address) = socket.listens_at {
+                *listeners
+                    .entry(listener_key(netns.inode, address))
+                    .or_default() += 1;
             }
+        }
+        for (key, count) in listeners {
+            self.attached.follow_listeners(key, count)?;
         }
         Ok(())
     }
@@ -234,6 +242,28 @@ impl Live {
             }
         }
         Ok(())
+    }
+}
+
+/// How the kernel side knows who listens at `address`.
+fn listener_key(netns: u32, address: SocketAddr) -> ListenerKey {
+    let (family, octets) = match address.ip() {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            (AF_INET, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        }
+        IpAddr::V6(ip) => (AF_INET6, ip.octets()),
+    };
+    let word = |index: usize| {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&octets[index * 4..index * 4 + 4]);
+        u32::from_ne_bytes(bytes)
+    };
+    ListenerKey {
+        netns,
+        port: address.port(),
+        family,
+        address: [word(0), word(1), word(2), word(3)],
     }
 }
 

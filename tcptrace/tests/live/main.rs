@@ -1,0 +1,180 @@
+//! The live tests: the real tracer, on the running kernel, beside what the kernel itself recorded.
+//!
+//! They need root, tracefs and a kernel that lets the tracer run. What is missing is said once, with
+//! the reason, and the tests that need it are counted as ignored.
+#![expect(
+    clippy::print_stderr,
+    reason = "a test run says on stderr what it skips, and why"
+)]
+
+mod attributes;
+mod bench;
+mod cgroup;
+mod compare;
+mod comparison;
+mod ending;
+mod endings;
+mod event;
+mod filters;
+mod in_state;
+mod kernel_pages;
+mod kernel_text;
+mod kernel_trace;
+mod lines;
+mod losses;
+mod netns;
+mod owners;
+mod ports;
+mod puppet;
+mod scenes;
+mod sockets;
+mod start;
+mod sys;
+mod text;
+mod thousand;
+mod tracer;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// How long anything may take that takes milliseconds on an idle machine: an emulated one is twenty
+/// times slower, and a busy one slower again.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What a scenario cannot do without.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Root and tracefs.
+    KernelTrace,
+    /// The tracer, too.
+    Tracer,
+    /// The tracer and a cgroup2 hierarchy.
+    Cgroup,
+}
+
+/// One test.
+pub(crate) struct Scenario {
+    pub(crate) name: String,
+    pub(crate) needs: Needs,
+    pub(crate) run: Box<dyn FnOnce() -> Result<()> + Send>,
+}
+
+impl Scenario {
+    /// A test that traces.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        run: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            needs: Needs::Tracer,
+            run: Box::new(run),
+        }
+    }
+
+    /// The same test with other needs.
+    pub(crate) fn needing(mut self, needs: Needs) -> Self {
+        self.needs = needs;
+        self
+    }
+}
+
+/// Why scenarios cannot run here; `None` where they can.
+#[derive(Default)]
+struct Obstacles {
+    kernel_trace: Option<String>,
+    tracer: Option<String>,
+    cgroup: Option<String>,
+}
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(puppet::ARGUMENT) {
+        return match puppet::perform() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("puppet: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let arguments = Arguments::from_args();
+    let obstacles = if arguments.list {
+        Obstacles::default()
+    } else {
+        Obstacles::find()
+    };
+    let trials = [
+        bench::scenarios(),
+        start::scenarios(),
+        comparison::scenarios(),
+        thousand::scenarios(),
+        filters::scenarios(),
+        owners::scenarios(),
+        losses::scenarios(),
+        in_state::scenarios(),
+        attributes::scenarios(),
+        ending::scenarios(),
+        text::scenarios(),
+    ];
+    let trials = trials
+        .into_iter()
+        .flatten()
+        .map(|one| obstacles.trial(one))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+impl Obstacles {
+    fn find() -> Self {
+        let mut obstacles = Self::default();
+        if !sys::is_root() {
+            let reason = "they need root, for network namespaces and tracefs".to_owned();
+            eprintln!("live tests skipped: {reason}");
+            return Self {
+                kernel_trace: Some(reason.clone()),
+                tracer: Some(reason.clone()),
+                cgroup: Some(reason),
+            };
+        }
+        match kernel_trace::prepare() {
+            Ok(None) => {}
+            Ok(Some(did)) => eprintln!("live tests: {did}"),
+            Err(error) => {
+                let reason = format!("no trace of the kernel's own to compare with: {error:#}");
+                eprintln!("live tests skipped: {reason}");
+                obstacles.kernel_trace = Some(reason);
+            }
+        }
+        if let Some(reason) = netns::with_new(|_| tracer::refusal()).unwrap_or_else(|error| {
+            // Not a reason to skip: each test will fail with it.
+            eprintln!("live tests: {error:#}");
+            None
+        }) {
+            eprintln!("live tests of the tracer skipped: {reason}");
+            obstacles.tracer = Some(reason);
+        }
+        if let Err(error) = cgroup::mount_point() {
+            eprintln!("live tests with control groups skipped: {error:#}");
+            obstacles.cgroup = Some(format!("{error:#}"));
+        }
+        obstacles
+    }
+
+    fn trial(&self, scenario: Scenario) -> Trial {
+        let Scenario { name, needs, run } = scenario;
+        let obstacle = match needs {
+            Needs::KernelTrace => self.kernel_trace.as_ref(),
+            Needs::Tracer => self.kernel_trace.as_ref().or(self.tracer.as_ref()),
+            Needs::Cgroup => self
+                .kernel_trace
+                .as_ref()
+                .or(self.tracer.as_ref())
+                .or(self.cgroup.as_ref()),
+        };
+        let run = move || run().map_err(|error| Failed::from(format!("{error:#}")));
+        Trial::test(name, run).with_ignored_flag(obstacle.is_some())
+    }
+}

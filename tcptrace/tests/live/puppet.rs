@@ -1,0 +1,178 @@
+//! A process of its own that opens and closes sockets as it is told, one command a line.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::sockets::Socket;
+use crate::{PATIENCE, sys};
+
+/// The argument that makes this test binary a puppet instead of a test run.
+pub(crate) const ARGUMENT: &str = "--as-puppet";
+
+/// The process, seen by the test that started it. It ends when this is dropped.
+pub(crate) struct Puppet {
+    child: Child,
+    commands: Option<ChildStdin>,
+    answers: Receiver<String>,
+}
+
+impl Puppet {
+    /// Starts one in the network namespace of this thread.
+    pub(crate) fn start() -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(ARGUMENT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start this test binary again, as a puppet")?;
+        let stdout = child.stdout.take().context("no pipe from the puppet")?;
+        let commands = child.stdin.take();
+        let (to_us, answers) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if to_us.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self {
+            child,
+            commands,
+            answers,
+        })
+    }
+
+    /// The process id, as the tracer's `--pid` takes it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Connects to the address and keeps the socket.
+    pub(crate) fn connect(&mut self, address: SocketAddr) -> Result<()> {
+        self.tell(&format!("connect {address}"))
+    }
+
+    /// Listens on the address and keeps the socket.
+    pub(crate) fn listen(&mut self, address: SocketAddr) -> Result<()> {
+        self.tell(&format!("listen {address}"))
+    }
+
+    /// Accepts a connection from its newest listener and keeps it.
+    pub(crate) fn accept(&mut self) -> Result<()> {
+        self.tell("accept")
+    }
+
+    /// Closes all that it has connected, accepted and listened on.
+    pub(crate) fn close_all(&mut self) -> Result<()> {
+        self.tell("close")
+    }
+
+    /// Gives up root for this user.
+    pub(crate) fn become_user(&mut self, uid: u32) -> Result<()> {
+        self.tell(&format!("user {uid}"))
+    }
+
+    /// Takes a name of any bytes.
+    pub(crate) fn rename(&mut self, name: &[u8]) -> Result<()> {
+        let mut hex = String::new();
+        for byte in name {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        self.tell(&format!("name {hex}"))
+    }
+
+    /// Ends it by a signal, with its sockets open.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn tell(&mut self, command: &str) -> Result<()> {
+        let commands = self
+            .commands
+            .as_mut()
+            .context("the puppet has been let go")?;
+        writeln!(commands, "{command}").context("the puppet has ended")?;
+        let answer = self
+            .answers
+            .recv_timeout(PATIENCE)
+            .with_context(|| format!("no answer from the puppet to {command:?}"))?;
+        ensure!(
+            answer == "done",
+            "the puppet could not {command:?}: {answer}"
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        // The end of its input is its command to end.
+        self.commands = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// The process itself: does what stdin says until it ends.
+pub(crate) fn perform() -> Result<()> {
+    let mut sockets = Sockets::default();
+    let mut stdout = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        match sockets.obey(&line?) {
+            Ok(()) => writeln!(stdout, "done")?,
+            Err(error) => writeln!(stdout, "{error:#}")?,
+        }
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Sockets {
+    connected: Vec<Socket>,
+    accepted: Vec<Socket>,
+    listeners: Vec<Socket>,
+}
+
+impl Sockets {
+    fn obey(&mut self, command: &str) -> Result<()> {
+        match command.split_once(' ').unwrap_or((command, "")) {
+            ("connect", address) => {
+                let address: SocketAddr = address.parse()?;
+                let socket = Socket::new(address.is_ipv6())?;
+                socket.connect(address)?;
+                self.connected.push(socket);
+            }
+            ("listen", address) => {
+                let address: SocketAddr = address.parse()?;
+                let socket = Socket::new(address.is_ipv6())?;
+                socket.set_reuse_address(true)?;
+                socket.bind(address)?;
+                socket.listen(16)?;
+                self.listeners.push(socket);
+            }
+            ("accept", "") => {
+                let listener = self.listeners.last().context("nothing to accept from")?;
+                self.accepted.push(listener.accept()?);
+            }
+            ("close", "") => *self = Self::default(),
+            ("user", uid) => sys::become_user(uid.parse()?)?,
+            ("name", hex) => {
+                let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16);
+                let name = (0..hex.len())
+                    .step_by(2)
+                    .map(byte)
+                    .collect::<Result<Vec<_>, _>>()?;
+                sys::set_comm(&name)?;
+            }
+            (other, rest) => bail!("no such command: {other} {rest}"),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! Owns the stock kernels that guests boot: fetched from Debian's archive, unpacked in `.toolchain`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    debian::{self, Apt},
+    provision, workspace,
+};
+
+/// Debian's build for virtual machines: small, with the drivers that QEMU needs built in.
+const FLAVOUR: &str = "cloud-amd64";
+
+/// The kernel image of a Debian suite, fetched if it is not there yet.
+pub(super) fn of_suite(suite: &str) -> Result<PathBuf> {
+    let name = format!("kernels/{suite}-{FLAVOUR}");
+    let folder = provision::once(&name, |aside| {
+        let apt = Apt::of_suite(suite)?;
+        let meta = format!("linux-image-{FLAVOUR}");
+        let missing = || format!("no {meta} in Debian's {suite}");
+        let packages = packages_behind(&meta, |package| apt.dependencies(package))
+            .and_then(|packages| packages.with_context(missing))
+            .with_context(missing)?;
+        apt.unpack(&packages, aside)?;
+        image(aside).map(drop)
+    })
+    .with_context(|| format!("kernel of Debian {suite}"))?;
+    image(&folder)
+}
+
+/// Debian's static busybox, the guest's shell.
+pub(super) fn busybox() -> Result<PathBuf> {
+    let folder = provision::once("busybox", |aside| {
+        debian::unpack_with_dependencies(&["busybox-static"], aside)
+    })
+    .context("busybox for the guest")?;
+    // Its place moved with Debian's merge of /bin into /usr/bin.
+    let places = ["bin/busybox", "usr/bin/busybox"].map(|place| folder.join(place));
+    let found = places.into_iter().find(|place| place.is_file());
+    found.with_context(|| format!("no busybox in {}", workspace::shown(&folder)))
+}
+
+/// The packages with the files of the kernel that the metapackage points at: the image, and from 7.2
+/// on, where the image is an empty shell, its parts.
+fn packages_behind(
+    meta: &str,
+    dependencies: impl Fn(&str) -> Result<Vec<String>>,
+) -> Result<Option<Vec<String>>> {
+    let numbered = |prefix: &'static str| {
+        move |name: &String| {
+            name.strip_prefix(prefix)
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        }
+    };
+    let Some(image) = dependencies(meta)?
+        .into_iter()
+        .find(numbered("linux-image-"))
+    else {
+        return Ok(None);
+    };
+    let mut packages = dependencies(&image)?;
+    packages.retain(|name| {
+        ["linux-base-", "linux-binary-", "linux-modules-"]
+            .iter()
+            .any(|part| numbered(part)(name))
+    });
+    packages.insert(0, image);
+    Ok(Some(packages))
+}
+
+/// The kernel in an unpacked tree; it has moved from /boot into the modules' folder.
+fn image(tree: &Path) -> Result<PathBuf> {
+    let list = |folder: PathBuf| {
+        fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+    };
+    let in_boot = list(tree.join("boot")).filter(|path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
+    });
+    let in_modules = ["lib/modules", "usr/lib/modules"]
+        .into_iter()
+        .flat_map(|folder| list(tree.join(folder)))
+        .map(|version| version.join("vmlinuz"));
+    in_boot
+        .chain(in_modules)
+        .find(|path| path.is_file())
+        .with_context(|| format!("no vmlinuz in {}", workspace::shown(tree)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(package: &str) -> Result<Vec<String>> {
+        let names: &[&str] = match package {
+            "linux-image-cloud-amd64" => &["linux-image-6.1.0-50-cloud-amd64"],
+            "linux-image-6.1.0-50-cloud-amd64" => &["initramfs-tools", "kmod", "linux-base"],
+            "linux-image-new" => &["linux-image-7.2-cloud-amd64"],
+            "linux-image-7.2-cloud-amd64" => &[
+                "linux-base",
+                "linux-binary-7.2-cloud-amd64",
+                "linux-modules-7.2-cloud-amd64",
+            ],
+            other => anyhow::bail!("no package {other}"),
+        };
+        Ok(names.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn older_kernels_are_one_package() {
+        let packages = packages_behind("linux-image-cloud-amd64", archive).expect("it is known");
+        assert_eq!(
+            packages.expect("it has an image"),
+            ["linux-image-6.1.0-50-cloud-amd64"]
+        );
+    }
+
+    #[test]
+    fn newer_kernels_come_in_parts() {
+        let packages = packages_behind("linux-image-new", archive).expect("it is known");
+        let expected = [
+            "linux-image-7.2-cloud-amd64",
+            "linux-binary-7.2-cloud-amd64",
+            "linux-modules-7.2-cloud-amd64",
+        ];
+        assert_eq!(packages.expect("it has an image"), expected);
+    }
+
+    #[test]
+    fn a_suite_without_the_kernel_is_an_error() {
+        assert!(packages_behind("linux-image-cloud-riscv", archive).is_err());
+        let empty = packages_behind("linux-image-6.1.0-50-cloud-amd64", archive);
+        assert!(empty.expect("the package is there").is_none());
+    }
+}

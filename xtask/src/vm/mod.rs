@@ -1,0 +1,190 @@
+//! Owns `cargo xtask vm`: a command under a stock Debian kernel, in an emulated machine.
+
+mod guest;
+mod initramfs;
+mod kernel;
+mod qemu;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+
+use self::{
+    guest::{Lost, Place},
+    qemu::{Hardware, Qemu},
+};
+use crate::{build_ebpf, say, statics::Linkage, test::suites};
+
+/// The suite whose kernel is used when none is named: Debian 12, Linux 6.1.
+pub(crate) const DEFAULT_SUITE: &str = "bookworm";
+/// The exit status for a machine that could not be set up, as of a guest that crashed.
+const NO_MACHINE: u8 = 125;
+
+/// Run a command under a stock Debian kernel in QEMU, and bring back its output and exit status.
+///
+/// The guest has tcptrace, the live test suite (as `live`) and busybox in its PATH, and nothing else.
+/// QEMU, the kernel and busybox are fetched once from Debian's archive into .toolchain. The console
+/// of each run is kept below target/vm.
+///
+/// Exit status: the command's; 124 if it ran out of time; 125 if the guest crashed or there is no
+/// machine to run it.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask vm -- tcptrace doctor
+  cargo xtask vm -- live                               the live tests, on Linux 6.1
+  cargo xtask vm --kernel trixie -- sh -c 'uname -r'
+  cargo xtask vm --fast-clock -- sleep 60              takes a few seconds")]
+pub(crate) struct Args {
+    /// The Debian suite whose kernel to boot: bookworm is 6.1, trixie 6.12, sid the newest
+    #[arg(long, value_name = "SUITE", default_value = DEFAULT_SUITE)]
+    kernel: String,
+    /// Let the guest's clock jump ahead whenever the guest is idle
+    #[arg(long)]
+    fast_clock: bool,
+    /// The guest's memory
+    #[arg(long, value_name = "MB", default_value_t = 512)]
+    memory: u32,
+    /// How long the guest may run
+    #[arg(long, value_name = "S", default_value_t = 300)]
+    timeout: u64,
+    /// Show the guest's console, on stderr
+    #[arg(long)]
+    verbose: bool,
+    /// The command, after `--`
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+/// What it takes to boot a guest, all of it on this machine.
+pub(crate) struct Machine {
+    suite: String,
+    qemu: Qemu,
+    kernel: PathBuf,
+    busybox: PathBuf,
+}
+
+/// One run.
+pub(crate) struct Guest {
+    /// What to put into /bin: name and file.
+    pub(crate) programs: Vec<(&'static str, PathBuf)>,
+    /// What to run.
+    pub(crate) command: Vec<String>,
+    /// Its memory.
+    pub(crate) memory_mb: u32,
+    /// Whether idle time costs nothing.
+    pub(crate) fast_clock: bool,
+    /// The longest it may take, boot included.
+    pub(crate) timeout: Duration,
+    /// Whether to show the console.
+    pub(crate) verbose: bool,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self {
+            programs: Vec::new(),
+            command: Vec::new(),
+            memory_mb: 512,
+            fast_clock: false,
+            timeout: Duration::from_secs(300),
+            verbose: false,
+        }
+    }
+}
+
+/// Runs the verb.
+pub(crate) fn main(args: &Args) -> ExitCode {
+    match run(args) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            say::error(&error);
+            ExitCode::from(error.downcast_ref().map_or(NO_MACHINE, Lost::exit_status))
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<u8> {
+    let machine = Machine::provision(&args.kernel)?;
+    build_ebpf::ensure()?;
+    let linkage = Linkage::of_this_machine()?;
+    if let Linkage::Dynamic(reason) = &linkage {
+        bail!("the guest has no shared libraries, so its programs must be static: {reason}");
+    }
+    let (tracer, live) = suites::build_for_guest(&linkage)?;
+    let mut programs = vec![("tcptrace", tracer)];
+    programs.extend(live.map(|live| ("live", live)));
+    let guest = Guest {
+        programs,
+        command: args.command.clone(),
+        memory_mb: args.memory,
+        fast_clock: args.fast_clock,
+        timeout: Duration::from_secs(args.timeout),
+        verbose: args.verbose,
+    };
+    machine.run(&guest, &mut io::stdout())
+}
+
+impl Machine {
+    /// Finds, or fetches, everything that a guest with the kernel of this suite needs.
+    pub(crate) fn provision(suite: &str) -> Result<Self> {
+        // It becomes part of a path and of a package list.
+        if suite.is_empty() || !suite.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') {
+            bail!("{suite:?} is no Debian suite; try bookworm, trixie or sid");
+        }
+        Ok(Self {
+            suite: suite.to_owned(),
+            qemu: qemu::find_or_provision()?,
+            kernel: kernel::of_suite(suite)?,
+            busybox: kernel::busybox()?,
+        })
+    }
+
+    /// Runs a guest to its end and returns the exit status of its command.
+    pub(crate) fn run(&self, guest: &Guest, stdout: &mut dyn Write) -> Result<u8> {
+        let place = Place::new(&self.suite)?;
+        let mut programs = Vec::new();
+        for (name, path) in &guest.programs {
+            programs.push((*name, path.as_path()));
+        }
+        let archive = place.initramfs();
+        initramfs::write(&archive, &self.busybox, &programs, &guest.command)?;
+        let hardware = Hardware {
+            kernel: &self.kernel,
+            initramfs: &archive,
+            memory_mb: guest.memory_mb,
+            fast_clock: guest.fast_clock,
+            ports: &place.ports(),
+        };
+        guest::run(
+            &self.qemu,
+            &hardware,
+            &place,
+            guest.timeout,
+            guest.verbose,
+            stdout,
+        )
+    }
+}
+
+/// Shows what is written on stdout and keeps a copy.
+pub(crate) struct Tee<'a> {
+    /// The copy.
+    pub(crate) copy: &'a mut Vec<u8>,
+}
+
+impl Write for Tee<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = io::stdout().write(bytes)?;
+        self.copy.extend_from_slice(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
