@@ -94,7 +94,7 @@ pub(crate) fn socket_matches<C: aya_ebpf::EbpfContext>(ctx: &C, subject: &Subjec
     if filters & filter::CGROUP != 0 && !in_cgroup(subject.owner) {
         return false;
     }
-    !(filters & filter::PID != 0 && !follow::is_followed(ctx, subject))
+    filters & filter::PID == 0 || follow::is_followed(ctx, subject)
 }
 
 #[inline(always)]

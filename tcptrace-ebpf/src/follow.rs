@@ -79,7 +79,8 @@ fn by_cookie(subject: &Subject) -> bool {
 fn by_listener(subject: &Subject) -> bool {
     let is_new = (subject.oldstate, subject.newstate) == (LISTEN, SYN_RECV);
     let may_wait = matches!(subject.oldstate, SYN_RECV | ESTABLISHED | CLOSE_WAIT);
-    if !is_new && !(may_wait && kernel::is_unaccepted(subject.sk)) {
+    let has_no_owner_yet = is_new || (may_wait && kernel::is_unaccepted(subject.sk));
+    if !has_no_owner_yet {
         return false;
     }
     let mut key = key(subject);

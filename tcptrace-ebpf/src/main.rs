@@ -3,6 +3,18 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::inline_always,
+    clippy::cast_possible_truncation,
+    clippy::cast_ptr_alignment,
+    clippy::needless_borrows_for_generic_args,
+    clippy::needless_pass_by_value,
+    clippy::verbose_bit_mask,
+    reason = "a function that is not inlined costs a call and the verifier's patience; helpers speak \
+              u64 and u32; fields of kernel structures are aligned where BTF says they are; keys \
+              that are moved would be copied on a stack of 512 bytes; the kernel calls the program \
+              by value; tag bits are a mask"
+)]
 
 mod emit;
 mod filter;

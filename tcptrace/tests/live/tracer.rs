@@ -235,7 +235,7 @@ pub(crate) fn command(first: &[&str], more: &[&str]) -> Command {
 
 /// The tracer's own sentence if this kernel or these privileges do not let it trace at all.
 pub(crate) fn refusal() -> Result<Option<String>> {
-    let flags = ["--json", "-N", "/proc/self/ns/net", "-d", "1"];
+    let flags = ["--json", "-N", "/proc/self/ns/net", "-d", "0.1"];
     let (mut process, stdout) = Process::start(command(&flags, &[]))?;
     // Drained, so that the tracer is never held up by a full pipe; what it says is not the question.
     let drained = std::thread::spawn(move || BufReader::new(stdout).lines().count());
@@ -250,7 +250,7 @@ pub(crate) fn refusal() -> Result<Option<String>> {
     }
     ensure!(
         status.success(),
-        "a trace of one second ended with {status} and said: {said}"
+        "a trace of a tenth of a second ended with {status} and said: {said}"
     );
     Ok(None)
 }
