@@ -72,8 +72,6 @@ pub struct Offsets {
     /// Where the window of [`OwnerWindow`] begins, so that it holds `sk_uid` and `sk_cgrp_data`; or
     /// [`OwnerWindow::NONE`]
     pub owner: u32,
-    /// `sock.sk_socket` (pointer to `struct socket`; NULL before accept() and for an orphan)
-    pub sk_socket: u32,
     /// `inet_sock.inet_saddr` (__be32)
     pub inet_saddr: u32,
     /// `inet_sock.inet_sport` (__be16)
@@ -109,7 +107,6 @@ impl Offsets {
         sk_uid: 0,
         sk_cgrp_data: 0,
         owner: OwnerWindow::NONE,
-        sk_socket: 0,
         inet_saddr: 0,
         inet_sport: 0,
         net_inum: 0,
@@ -153,8 +150,6 @@ pub struct Config {
     pub uid: u32,
     /// Namespace inode for [`filter::NETNS`].
     pub netns: u32,
-    /// Always 0.
-    pub padding: u32,
     /// Cgroup inode for [`filter::CGROUP`].
     pub cgroup_id: u64,
     /// Cookie of the IPv4 socket by which the tracer checks itself; its records pass every filter.
@@ -176,7 +171,6 @@ impl Config {
         pid: 0,
         uid: 0,
         netns: 0,
-        padding: 0,
         cgroup_id: 0,
         self_check_ipv4: 0,
         self_check_ipv6: 0,
@@ -216,12 +210,12 @@ pub enum PortSet {
 
 const _: () = {
     assert!(size_of::<ListenerKey>() == 24);
-    assert!(size_of::<Offsets>() == 25 * 4);
-    assert!(offset_of!(Config, filters) == 100);
-    assert!(offset_of!(Config, cgroup_id) == 120);
-    assert!(offset_of!(Config, self_check_ipv4) == 128);
-    assert!(offset_of!(Config, wakeup_bytes) == 144);
-    assert!(size_of::<Config>() == 152);
+    assert!(size_of::<Offsets>() == 24 * 4);
+    assert!(offset_of!(Config, filters) == 96);
+    assert!(offset_of!(Config, cgroup_id) == 112);
+    assert!(offset_of!(Config, self_check_ipv4) == 120);
+    assert!(offset_of!(Config, wakeup_bytes) == 136);
+    assert!(size_of::<Config>() == 144);
     assert!(CommonWindow::BYTES.is_multiple_of(8));
     assert!(LocalWindow::BYTES.is_multiple_of(8));
     assert!(OwnerWindow::BYTES.is_multiple_of(8));

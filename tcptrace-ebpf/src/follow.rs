@@ -6,12 +6,12 @@
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
 use aya_log_ebpf::warn;
-use tcptrace_common::{ListenerKey, RecordKind, TcpState};
+use tcptrace_common::{ListenerKey, RecordKind, TcpState, filter};
 
 use crate::{
     emit,
     filter::Subject,
-    kernel::{self, LocalSide, config},
+    kernel::{LocalSide, config},
     maps::{AUTOBOUND, AUTOBOUND_SLOTS, FOLLOWED, FOLLOWED_COOKIES, FOLLOWED_LISTENERS},
 };
 
@@ -27,12 +27,18 @@ const LISTEN: u8 = TcpState::Listen.number();
 /// Whether the socket belongs to what the wanted process does.
 #[inline(always)]
 pub(crate) fn is_followed<C: EbpfContext>(ctx: &C, subject: &Subject) -> bool {
+    let is_born = matches!(
+        (subject.oldstate, subject.newstate),
+        (CLOSE, _) | (LISTEN, SYN_RECV)
+    );
     let recognised = by_current_task(subject)
+        // Whoever had this address before was another socket.
         // SAFETY: the values are never used, only their presence.
-        || unsafe { FOLLOWED.get(subject.sk) }.is_some()
+        || (!is_born && unsafe { FOLLOWED.get(subject.sk) }.is_some())
         || by_cookie(subject)
         || by_listener(subject);
     if !recognised {
+        forget(subject.sk);
         return false;
     }
     match (subject.oldstate, subject.newstate) {
@@ -51,6 +57,14 @@ pub(crate) fn is_followed<C: EbpfContext>(ctx: &C, subject: &Subject) -> bool {
         );
     }
     true
+}
+
+/// Stops following the socket at this address, if it was followed.
+#[inline(always)]
+pub(crate) fn forget(sk: u64) {
+    if config!(filters) & filter::PID != 0 {
+        let _ = FOLLOWED.remove(sk);
+    }
 }
 
 /// net/ipv4/tcp_ipv4.c `tcp_v4_connect`, inet_connection_sock.c `inet_csk_listen_start` and
@@ -74,13 +88,13 @@ fn by_cookie(subject: &Subject) -> bool {
 }
 
 /// A child is created in softirq; what ties it to the process is where its listener listens. The
-/// same holds for one that is older than the trace, as long as nobody has accepted it.
+/// same holds for one that is older than the trace: it may have waited to be accepted then, and no
+/// event tells of accept().
 #[inline(always)]
 fn by_listener(subject: &Subject) -> bool {
     let is_new = (subject.oldstate, subject.newstate) == (LISTEN, SYN_RECV);
-    let may_wait = matches!(subject.oldstate, SYN_RECV | ESTABLISHED | CLOSE_WAIT);
-    let has_no_owner_yet = is_new || (may_wait && kernel::is_unaccepted(subject.sk));
-    if !has_no_owner_yet {
+    let is_open = matches!(subject.oldstate, SYN_RECV | ESTABLISHED | CLOSE_WAIT);
+    if !is_new && !is_open {
         return false;
     }
     let mut key = key(subject);

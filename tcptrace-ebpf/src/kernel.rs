@@ -158,12 +158,6 @@ fn untagged(cgroup: u64) -> Option<u64> {
     (cgroup != 0 && cgroup & 3 == 0).then_some(cgroup)
 }
 
-/// Whether no `struct socket` belongs to the socket: nobody has accepted it (or it is an orphan).
-#[inline(always)]
-pub(crate) fn is_unaccepted(sk: u64) -> bool {
-    read::<u64>(sk, config!(offsets.sk_socket)) == Some(0)
-}
-
 /// Inode number of a `struct net`; 0 when it cannot be read.
 #[inline(always)]
 pub(crate) fn netns_inode(net: u64) -> u32 {

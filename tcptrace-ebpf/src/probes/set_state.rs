@@ -13,7 +13,7 @@ use tcptrace_common::{
 use crate::{
     emit,
     filter::{self, Ports, Subject},
-    identity,
+    follow, identity,
     kernel::{self, LocalSide, Owner, SockCommon, config},
     maps::TCP_PROT,
     undecided,
@@ -101,6 +101,9 @@ fn transition(
         ports = filter::ports_match(local.port, rport);
         if ports == Ports::No || !filter::family_matches(family) {
             undecided::forget(sk, oldstate);
+            if newstate == TcpState::Close.number() {
+                follow::forget(sk);
+            }
             return;
         }
     }

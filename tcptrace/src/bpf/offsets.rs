@@ -81,7 +81,6 @@ impl KernelTypes {
             sk_uid,
             sk_cgrp_data,
             owner: owner_window(sk_uid, sk_cgrp_data),
-            sk_socket: self.byte("sock", "sk_socket")?,
             inet_saddr: self.byte("inet_sock", "inet_saddr")?,
             inet_sport: self.byte("inet_sock", "inet_sport")?,
             net_inum: self.byte("net", "ns.inum")?,
@@ -102,6 +101,18 @@ impl KernelTypes {
         self.0
             .resolve_ids_by_name(&format!("btf_trace_{name}"))
             .is_ok_and(|ids| !ids.is_empty())
+    }
+
+    /// What this kernel keeps from eBPF programs by design, in one sentence; `None` for nothing.
+    ///
+    /// Some kernels are built so that no program runs while process 1 is on the CPU, and do not count
+    /// the runs that they skip: `struct bpf_prog_aux` has a field `init_owned` there, which
+    /// kernel/trace/bpf_trace.c `bpf_trace_run3` looks at.
+    #[must_use]
+    pub fn keeps_back(&self) -> Option<&'static str> {
+        self.field("bpf_prog_aux", "init_owned").ok().map(|_| {
+            "this kernel runs no eBPF program while process 1 is on the CPU: what happens in interrupts then is missed, and not counted as lost"
+        })
     }
 
     /// Byte offset of an ordinary field.

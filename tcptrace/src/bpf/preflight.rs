@@ -65,7 +65,12 @@ impl Check {
         }
     }
 
-    fn degraded(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    /// A check that leaves something out.
+    pub(crate) fn degraded(
+        name: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self {
             status: Status::Degraded,
             ..Self::missing(name, found, remedy)

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     num::NonZeroU64,
 };
 
@@ -104,14 +104,13 @@ impl Probe {
         } else {
             self.socket.set_reuse_port(true)?;
         }
-        match self.bind(self.address) {
-            // The loopback device of a fresh namespace is down, and its address is not there then:
-            // any address, but of this device only.
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                self.socket.bind_device(Some(b"lo"))?;
-                self.bind(unspecified(self.address))?;
-            }
-            bound => bound?,
+        if is_up(self.address) {
+            self.bind(self.address)?;
+        } else {
+            // As in a fresh namespace. The address can be bound there, but the kernel takes it for a
+            // broadcast address and leaves inet_saddr empty: any address, but of this device only.
+            self.socket.bind_device(Some(b"lo"))?;
+            self.bind(unspecified(self.address))?;
         }
         let local = self.socket.local_addr()?.as_socket();
         let local = local.ok_or_else(|| io::Error::other("the socket has no address"))?;
@@ -154,6 +153,13 @@ impl Probe {
         }
         result
     }
+}
+
+/// Whether this loopback address can be reached: a route is looked up, nothing is sent.
+fn is_up(address: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(unspecified(address), 0))
+        .and_then(|socket| socket.connect(SocketAddr::new(address, 9)))
+        .is_ok()
 }
 
 /// "Any address" of the same family.

@@ -64,12 +64,16 @@ pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
             .release,
         hz: clock::hz().ok(),
         backends: Live::backends(),
+        degraded: live.degraded().to_vec(),
         sysctls: sysctl::read_all(netns.as_ref()),
         netns: netns
             .or_else(|| Namespace::own().ok())
             .map(|namespace| namespace.inode),
         clock_offset_ns: clock::wall_offset_ns(),
     };
+    for sentence in live.degraded() {
+        notice::warn(sentence);
+    }
     if args.verbose > 0 {
         notice::say(format_args!(
             "tracing {} by a raw tracepoint, buffer {} KiB, checked itself, ready after {}",

@@ -21,6 +21,8 @@ pub struct Start {
     pub hz: Option<u32>,
     /// Which backend serves which need.
     pub backends: BTreeMap<&'static str, &'static str>,
+    /// What cannot be seen on this kernel, a sentence each.
+    pub degraded: Vec<&'static str>,
     /// Inode of the network namespace that the sysctls are from.
     pub netns: Option<u32>,
     /// Sysctls by name, values as the kernel writes them.

@@ -56,6 +56,8 @@ pub struct Live {
     lost_before: u32,
     /// A transition whose gap has been told.
     after_gap: Option<Transition>,
+    /// What this kernel does not let anybody see.
+    degraded: Vec<&'static str>,
 }
 
 impl Live {
@@ -96,6 +98,7 @@ impl Live {
             early: VecDeque::new(),
             lost_before: 0,
             after_gap: None,
+            degraded: types.keeps_back().into_iter().collect(),
         };
         // First attached, then looked at: what the process opens in between is seen either way.
         if let Some(pid) = request.filters.pid {
@@ -120,6 +123,12 @@ impl Live {
     #[must_use]
     pub fn backends() -> BTreeMap<&'static str, &'static str> {
         BTreeMap::from([("transitions", "raw_tracepoint")])
+    }
+
+    /// What this kernel does not let anybody see, a sentence each.
+    #[must_use]
+    pub fn degraded(&self) -> &[&'static str] {
+        &self.degraded
     }
 
     /// The next input; `None` when there is nothing for now.

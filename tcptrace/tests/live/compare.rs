@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail, ensure};
 
 use crate::event::{Event, Life, State, Step};
+use crate::hidden;
 use crate::lines::{self, Report, Transition};
 
 /// How many differences an error lists; the first few tell the story.
@@ -18,8 +19,7 @@ const LARGEST_CLOCK_GAP_NS: u64 = 2_000_000_000;
 /// Fails unless the tracer printed exactly these lives: every event, each once, each field equal,
 /// in order for each socket, at the kernel's time, with the right time in each state.
 pub(crate) fn same(kernel: &[Life], report: &Report) -> Result<()> {
-    let mut theirs: Vec<Event> = kernel.iter().flatten().cloned().collect();
-    theirs.sort_by_key(|event| event.ts_ns);
+    let theirs = hidden::visible(kernel);
     let ours = report.events();
     let (missing, extra) = difference(&theirs, &ours);
     if !missing.is_empty() || !extra.is_empty() || report.lost > 0 {
@@ -82,7 +82,11 @@ pub(crate) fn in_state(transitions: &[Transition]) -> Result<()> {
     // For each socket the state that it is in, since when.
     let mut entered: BTreeMap<u64, (State, u64)> = BTreeMap::new();
     for transition in ordered {
-        let Event { ts_ns, step } = &transition.event;
+        let Event {
+            ts_ns,
+            tid: _,
+            step,
+        } = &transition.event;
         let child = step.old == State::LISTEN && step.new == State::SYN_RECV;
         let expected = entered
             .get(&step.skaddr)

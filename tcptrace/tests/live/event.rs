@@ -96,6 +96,8 @@ impl fmt::Display for Step {
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) ts_ns: u64,
+    /// The thread on the CPU, where the kernel's own trace tells; 0 in the tracer's lines.
+    pub(crate) tid: u32,
     pub(crate) step: Step,
 }
 

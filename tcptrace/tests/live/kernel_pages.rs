@@ -142,7 +142,8 @@ impl Layout {
             old: state("oldstate")?,
             new: state("newstate")?,
         };
-        events.push(Event { ts_ns, step });
+        let tid = u32::from_ne_bytes(self.field(data, at, "common_pid")?);
+        events.push(Event { ts_ns, tid, step });
         Ok(())
     }
 

@@ -128,6 +128,7 @@ fn transition(value: &Value) -> Result<Transition> {
     Ok(Transition {
         event: Event {
             ts_ns: number(value, "ts_ns")?,
+            tid: 0,
             step,
         },
         time: text(value, "time")?.to_owned(),

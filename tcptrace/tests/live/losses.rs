@@ -12,7 +12,7 @@ use crate::kernel_trace::KernelTrace;
 use crate::lines::{self, Report, Transition};
 use crate::sockets::{Family, Socket};
 use crate::tracer::{self, Tracer};
-use crate::{Scenario, compare, netns, ports, sys};
+use crate::{Scenario, compare, hidden, netns, ports, sys};
 
 /// Connections while nobody reads.
 const BURST: usize = 500;
@@ -150,7 +150,7 @@ fn connect_and_wait(tracer: &mut Tracer, port: u16, listener: &Socket) -> Result
 
 /// Printed and lost are together exactly what happened, and what was printed did happen.
 fn adds_up(lives: &[Life], report: &Report) -> Result<()> {
-    let kernel: Vec<Event> = lives.iter().flatten().cloned().collect();
+    let kernel = hidden::visible(lives);
     let printed = report.transitions.len() as u64;
     ensure!(
         report.lost > 0,
@@ -187,7 +187,11 @@ fn known_times_only(lives: &[Life], transitions: &[Transition]) -> Result<()> {
         );
     }
     for transition in transitions {
-        let Event { ts_ns, step } = &transition.event;
+        let Event {
+            ts_ns,
+            tid: _,
+            step,
+        } = &transition.event;
         let Some(in_state_ns) = transition.in_state_ns else {
             continue;
         };

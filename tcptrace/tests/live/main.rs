@@ -16,6 +16,7 @@ mod ending;
 mod endings;
 mod event;
 mod filters;
+mod hidden;
 mod in_state;
 mod kernel_pages;
 mod kernel_text;

@@ -10,6 +10,7 @@ fn start() -> Start {
         kernel: "6.12.1".to_owned(),
         hz: Some(250),
         backends: BTreeMap::new(),
+        degraded: Vec::new(),
         netns: None,
         sysctls: BTreeMap::new(),
         clock_offset_ns: 0,
