@@ -40,10 +40,14 @@ pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
 
 /// A copy of `WORDS` × 8 bytes of kernel memory, read in one go: a read costs about 40 ns whatever
 /// its size. Filled in place, because it is too large to be moved about.
+#[repr(transparent)]
 pub(crate) struct Window<const WORDS: usize>(MaybeUninit<[u64; WORDS]>);
 
 /// The first bytes of a `struct sock`: all of `struct sock_common` that is used.
 pub(crate) type SockCommon = Window<{ CommonWindow::BYTES / 8 }>;
+
+/// The part of a `struct sock` that tells to whom it belongs.
+pub(crate) type OwnerBytes = Window<{ OwnerWindow::BYTES / 8 }>;
 
 impl<const WORDS: usize> Window<WORDS> {
     /// A window that holds nothing yet.
@@ -129,7 +133,7 @@ pub(crate) struct Owner {
 impl Owner {
     /// The owner of the socket at `sk`.
     #[inline(always)]
-    pub(crate) fn read(sk: u64) -> Self {
+    pub(crate) fn read(sk: u64, window: &mut OwnerBytes) -> Self {
         let start = config!(offsets.owner);
         if start == OwnerWindow::NONE {
             return Self {
@@ -137,7 +141,6 @@ impl Owner {
                 cgroup: read(sk, config!(offsets.sk_cgrp_data)).and_then(untagged),
             };
         }
-        let mut window = Window::<{ OwnerWindow::BYTES / 8 }>::new();
         if !window.fill(sk, start) {
             return Self {
                 uid: u32::MAX,

@@ -22,6 +22,7 @@ mod follow;
 mod identity;
 mod kernel;
 mod maps;
+mod nesting;
 mod probes;
 mod undecided;
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tcptrace_common::{Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES, TransitionRecord};
 
-use crate::identity::Identity;
+use crate::nesting::CpuState;
 
 /// Set by user space before loading; read-only for the programs, so the verifier knows its values
 /// and drops the branches that they rule out. Read it with [`crate::kernel::config`].
@@ -25,9 +25,13 @@ pub(crate) static LOST_SO_FAR: AtomicU64 = AtomicU64::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static TCP_PROT: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-/// What has been looked up on this CPU just now: see [`crate::identity`].
+/// What the programs know of the CPU they run on.
 #[map]
-pub(crate) static IDENTITY: PerCpuArray<Identity> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static CPU: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 0);
+
+/// Events that the second program has caught when the kernel skipped the first.
+#[map]
+pub(crate) static CAUGHT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The one way to user space. User space sets the size at load.
 #[map]

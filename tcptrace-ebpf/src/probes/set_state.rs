@@ -13,9 +13,11 @@ use tcptrace_common::{
 use crate::{
     emit,
     filter::{self, Ports, Subject},
-    follow, identity,
-    kernel::{self, LocalSide, Owner, SockCommon, config},
+    follow,
+    identity::{self, Identity},
+    kernel::{self, LocalSide, Owner, OwnerBytes, SockCommon, config},
     maps::TCP_PROT,
+    nesting::{self, Scratch},
     undecided,
 };
 
@@ -24,40 +26,89 @@ use crate::{
 /// program needs 5.8 for the ring buffer and the boot-time clock.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
-    let sk: u64 = ctx.arg(0);
-    let oldstate: u32 = ctx.arg(1);
-    let newstate: u32 = ctx.arg(2);
-    let mut common = SockCommon::new();
+    let change = Change::of(&ctx);
+    nesting::first(change.mark(), |scratch, known| {
+        record(&ctx, change, scratch, known);
+    });
+    0
+}
+
+/// The same hook: takes over what interrupted the program above and was skipped for that.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn inet_sock_set_state_nested(ctx: RawTracePointContext) -> i32 {
+    let change = Change::of(&ctx);
+    nesting::second(change.mark(), |scratch| record(&ctx, change, scratch, None));
+    0
+}
+
+/// The arguments of the tracepoint.
+#[derive(Clone, Copy)]
+struct Change {
+    sk: u64,
+    oldstate: u32,
+    newstate: u32,
+}
+
+impl Change {
+    #[inline(always)]
+    fn of(ctx: &RawTracePointContext) -> Self {
+        Self {
+            sk: ctx.arg(0),
+            oldstate: ctx.arg(1),
+            newstate: ctx.arg(2),
+        }
+    }
+
+    #[inline(always)]
+    fn mark(self) -> u64 {
+        nesting::mark(self.sk, self.oldstate, self.newstate)
+    }
+}
+
+#[inline(always)]
+fn record(
+    ctx: &RawTracePointContext,
+    change: Change,
+    scratch: &mut Scratch,
+    known: Option<&mut Identity>,
+) {
+    let Change {
+        sk,
+        oldstate,
+        newstate,
+    } = change;
+    let Scratch { common, owner } = scratch;
     if !common.fill(sk, 0) {
-        return unreadable(&ctx, sk);
+        return unreadable(ctx, sk);
     }
     let cookie: u64 = common.field(config!(offsets.skc_cookie));
     let self_check =
         cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6));
-    match is_tcp(sk, &common, self_check) {
+    match is_tcp(sk, common, self_check) {
         Some(true) => {}
-        Some(false) => return 0,
-        None => return unreadable(&ctx, sk),
+        Some(false) => return,
+        None => return unreadable(ctx, sk),
     }
     let newstate = newstate as u8;
     let local = if newstate == TcpState::Close.number() || newstate == TcpState::Listen.number() {
         match LocalSide::read(sk) {
             Some(local) => local,
-            None => return unreadable(&ctx, sk),
+            None => return unreadable(ctx, sk),
         }
     } else {
-        LocalSide::of(&common)
+        LocalSide::of(common)
     };
     transition(
-        &ctx,
+        ctx,
+        known,
         sk,
         oldstate as u8,
         newstate,
-        &common,
+        common,
+        owner,
         local,
         self_check,
     );
-    0
 }
 
 /// Whether this is a TCP socket; `None` when that cannot be read. SCTP and MPTCP use the tracepoint
@@ -84,13 +135,19 @@ fn is_tcp(sk: u64, common: &SockCommon, self_check: bool) -> Option<bool> {
     Some(is_tcp)
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "inlined: each is a register, not an argument"
+)]
 #[inline(always)]
 fn transition(
     ctx: &RawTracePointContext,
+    mut known: Option<&mut Identity>,
     sk: u64,
     oldstate: u8,
     newstate: u8,
     common: &SockCommon,
+    owner: &mut OwnerBytes,
     local: LocalSide,
     self_check: bool,
 ) {
@@ -115,8 +172,12 @@ fn transition(
         family,
         lport: local.port,
         laddr: local_address(family, common, local),
-        owner: Owner::read(sk),
-        netns: identity::netns(common.field(config!(offsets.skc_net)), now_ns),
+        owner: Owner::read(sk, owner),
+        netns: identity::netns(
+            known.as_deref_mut(),
+            common.field(config!(offsets.skc_net)),
+            now_ns,
+        ),
         oldstate,
         newstate,
     };
@@ -126,7 +187,7 @@ fn transition(
     }
     if ports == Ports::Undecided {
         undecided::keep(&subject, |record| {
-            fill(record, now_ns, &subject, common, false);
+            fill(record, known, now_ns, &subject, common, false);
         });
         return;
     }
@@ -134,7 +195,14 @@ fn transition(
     let Some(mut entry) = emit::reserve::<TransitionRecord>(RecordKind::Transition) else {
         return;
     };
-    fill(entry.as_mut_ptr(), now_ns, &subject, common, self_check);
+    fill(
+        entry.as_mut_ptr(),
+        known,
+        now_ns,
+        &subject,
+        common,
+        self_check,
+    );
     emit::submit(entry);
 }
 
@@ -142,6 +210,7 @@ fn transition(
 #[inline(always)]
 fn fill(
     record: *mut TransitionRecord,
+    known: Option<&mut Identity>,
     now_ns: u64,
     subject: &Subject,
     common: &SockCommon,
@@ -151,7 +220,7 @@ fn fill(
     let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
     let raddr = remote_address(subject.family, common);
     let cgroup = subject.owner.cgroup;
-    let cgroup_id = cgroup.map_or(0, |cgroup| identity::cgroup_id(cgroup, now_ns));
+    let cgroup_id = cgroup.map_or(0, |cgroup| identity::cgroup_id(known, cgroup, now_ns));
     // SAFETY: `record` points to writable memory for exactly this type: a reserved entry of the
     // ring buffer or a variable on the stack.
     unsafe {
@@ -217,8 +286,7 @@ fn flags(common: &SockCommon, self_check: bool) -> u32 {
 
 /// A socket whose fields cannot be read is a transition that user space will not see.
 #[inline(always)]
-fn unreadable(ctx: &RawTracePointContext, sk: u64) -> i32 {
+fn unreadable(ctx: &RawTracePointContext, sk: u64) {
     emit::count_lost(RecordKind::Transition);
     debug!(ctx, "cannot read the socket at {:x}", sk);
-    0
 }

@@ -14,6 +14,9 @@ use crate::failure::Failure;
 
 /// The hook, and the program for it.
 pub const HOOK: &str = "inet_sock_set_state";
+/// The programs on the hook, in the order in which they are attached: the second takes over what the
+/// kernel skips of the first.
+const PROGRAMS: [&str; 2] = [HOOK, "inet_sock_set_state_nested"];
 
 /// What the program is loaded with.
 pub struct Setup {
@@ -30,7 +33,8 @@ pub struct Setup {
 /// The program, attached.
 pub struct Attached {
     ebpf: Ebpf,
-    link: Option<RawTracePointLinkId>,
+    /// With the name of the program it belongs to.
+    links: Vec<(&'static str, RawTracePointLinkId)>,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) losses: Losses,
     pub(crate) log: EbpfLogger<&'static dyn log::Log>,
@@ -88,46 +92,48 @@ impl Attached {
         set_ports(&mut ebpf, &setup.ports)?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).context("EVENTS")?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "LOST")?).context("LOST")?;
+        let caught = PerCpuArray::try_from(take(&mut ebpf, "CAUGHT")?).context("CAUGHT")?;
         let log = EbpfLogger::init(&mut ebpf).context("cannot read the program's log")?;
 
-        let program: &mut RawTracePoint = ebpf
-            .program_mut(HOOK)
-            .with_context(|| format!("the object has no program {HOOK}"))?
-            .try_into()
+        for name in PROGRAMS {
+            program(&mut ebpf, name)?
+                .load()
+                .map_err(|error| not_loaded(&error))?;
+        }
+        let first = program(&mut ebpf, HOOK)?
+            .fd()
+            .context(HOOK)?
+            .try_clone()
             .context(HOOK)?;
-        program.load().map_err(|error| not_loaded(&error))?;
-        let fd = program.fd().context(HOOK)?.try_clone().context(HOOK)?;
-        let link = program.attach(HOOK).map_err(|error| {
-            Failure::Unsupported(format!(
-                "cannot attach to the raw tracepoint {HOOK}: {error}; see what this kernel allows with: tcptrace doctor"
-            ))
-        })?;
+        let mut links = Vec::new();
+        for name in PROGRAMS {
+            let link = program(&mut ebpf, name)?.attach(HOOK).map_err(|error| {
+                Failure::Unsupported(format!(
+                    "cannot attach to the raw tracepoint {HOOK}: {error}; see what this kernel allows with: tcptrace doctor"
+                ))
+            })?;
+            links.push((name, link));
+        }
         Ok(Self {
             ebpf,
-            link: Some(link),
+            links,
             ring,
-            losses: Losses::new(counters, fd),
+            losses: Losses::new(counters, first, caught),
             log,
         })
     }
 
-    /// Takes the program off its hook: no record is made after this.
+    /// Takes the programs off their hook: no record is made after this.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn detach(&mut self) -> anyhow::Result<()> {
-        let Some(link) = self.link.take() else {
-            return Ok(());
-        };
-        let program: &mut RawTracePoint = self
-            .ebpf
-            .program_mut(HOOK)
-            .context(HOOK)?
-            .try_into()
-            .context(HOOK)?;
-        program
-            .detach(link)
-            .with_context(|| format!("cannot detach from {HOOK}"))
+        for (name, link) in self.links.drain(..) {
+            program(&mut self.ebpf, name)?
+                .detach(link)
+                .with_context(|| format!("cannot detach {name}"))?;
+        }
+        Ok(())
     }
 
     /// Makes `--pid` follow the socket with this cookie.
@@ -156,6 +162,13 @@ impl Attached {
         map.insert(key, value, 0)
             .with_context(|| format!("the process of --pid has more sockets than {table} holds"))
     }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut RawTracePoint> {
+    ebpf.program_mut(name)
+        .with_context(|| format!("the object has no program {name}"))?
+        .try_into()
+        .with_context(|| name.to_owned())
 }
 
 fn set_ports(ebpf: &mut Ebpf, ports: &[(PortSet, u16)]) -> anyhow::Result<()> {

@@ -20,17 +20,25 @@ pub(crate) struct Losses {
     counters: PerCpuArray<MapData, u64>,
     /// Told so far: a row per kind, a column per CPU.
     told: Vec<Vec<u64>>,
-    program: ProgramFd,
+    /// The program that the kernel skips where it is running already.
+    first: ProgramFd,
+    /// How many of these skips the second program has caught, per CPU.
+    caught: PerCpuArray<MapData, u64>,
     told_recursion: u64,
 }
 
 impl Losses {
-    /// Counts from zero: `counters` and `program` have just been made.
-    pub(crate) fn new(counters: PerCpuArray<MapData, u64>, program: ProgramFd) -> Self {
+    /// Counts from zero: all these have just been made.
+    pub(crate) fn new(
+        counters: PerCpuArray<MapData, u64>,
+        first: ProgramFd,
+        caught: PerCpuArray<MapData, u64>,
+    ) -> Self {
         Self {
             counters,
             told: vec![Vec::new(); RecordKind::ALL.len()],
-            program,
+            first,
+            caught,
             told_recursion: 0,
         }
     }
@@ -56,8 +64,14 @@ impl Losses {
                 }
             }
         }
+        // In this order: what is caught meanwhile is not missed.
         let skipped =
-            recursion_misses(&self.program).context("cannot read the program's counters")?;
+            recursion_misses(&self.first).context("cannot read the program's counters")?;
+        let caught = self
+            .caught
+            .get(&0, 0)
+            .context("cannot read what was caught")?;
+        let skipped = skipped.saturating_sub(caught.iter().sum());
         if skipped > self.told_recursion {
             tell(Loss {
                 ts_ns: now_ns,

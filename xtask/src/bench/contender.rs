@@ -194,7 +194,8 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// The runs of all its programs, each counted once however many descriptors it has.
+    /// The time of all its programs, each counted once however many descriptors it has, and the
+    /// number of events.
     fn runs(&self) -> Result<Runs> {
         let folder = format!("/proc/{}/fdinfo", self.child.id());
         let mut programs: Vec<(String, Runs)> = Vec::new();
@@ -208,11 +209,12 @@ impl Tracer {
                 programs.push((id, runs));
             }
         }
+        // Several programs on one hook are together what one event costs.
         Ok(programs
             .iter()
             .fold(Runs::default(), |sum, (_, runs)| Runs {
                 time_ns: sum.time_ns + runs.time_ns,
-                count: sum.count + runs.count,
+                count: sum.count.max(runs.count),
             }))
     }
 
