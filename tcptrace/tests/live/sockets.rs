@@ -246,6 +246,15 @@ impl Socket {
 
     /// Receives at most 16 bytes and returns how many; 0 is the peer's FIN.
     pub(crate) fn receive(&self) -> io::Result<usize> {
+        self.receive_with(0)
+    }
+
+    /// Like [`Self::receive`], but leaves what there is in the queue.
+    pub(crate) fn peek(&self) -> io::Result<usize> {
+        self.receive_with(libc::MSG_PEEK)
+    }
+
+    fn receive_with(&self, flags: libc::c_int) -> io::Result<usize> {
         let mut buffer = [0_u8; 16];
         // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`.
         let received = unsafe {
@@ -253,7 +262,7 @@ impl Socket {
                 self.0.as_raw_fd(),
                 buffer.as_mut_ptr().cast(),
                 buffer.len(),
-                0,
+                flags,
             )
         };
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
