@@ -31,14 +31,20 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
+/// Records lost on all CPUs until now (wraps around).
+#[inline(always)]
+pub(crate) fn lost_so_far() -> u32 {
+    // Volatile, because the instruction set of kernel 5.8 has no atomic load to compile to.
+    // SAFETY: an aligned 8-byte load of a static.
+    unsafe { LOST_SO_FAR.as_ptr().read_volatile() as u32 }
+}
+
 /// The header of a record about what happened at `ts_ns`.
 #[inline(always)]
 pub(crate) fn header(kind: RecordKind, ts_ns: u64) -> RecordHeader {
     RecordHeader {
         ts_ns,
-        // Volatile, because the instruction set of kernel 5.8 has no atomic load to compile to.
-        // SAFETY: an aligned 8-byte load of a static.
-        lost_before: unsafe { LOST_SO_FAR.as_ptr().read_volatile() } as u32,
+        lost_before: lost_so_far(),
         // SAFETY: the helper takes nothing and only reads.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
         kind: kind.number(),

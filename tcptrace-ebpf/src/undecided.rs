@@ -8,7 +8,7 @@ use tcptrace_common::{RecordHeader, RecordKind, TASK_COMM_LEN, TcpState, Transit
 use crate::{
     emit as out,
     filter::{self, Subject},
-    maps::{LOST_SO_FAR, UNDECIDED},
+    maps::UNDECIDED,
 };
 
 /// What an entry holds before it is filled.
@@ -81,8 +81,7 @@ pub(crate) fn emit(sk: u64, oldstate: u8) {
     if let Some(mut entry) = out::reserve::<TransitionRecord>(RecordKind::Transition) {
         let record = entry.write(*kept);
         // The records that this one now stands among count losses from here, not from its own time.
-        // SAFETY: an aligned 8-byte load of a static.
-        record.header.lost_before = unsafe { LOST_SO_FAR.as_ptr().read_volatile() } as u32;
+        record.header.lost_before = out::lost_so_far();
         out::submit(entry);
     }
     let _ = UNDECIDED.remove(sk);

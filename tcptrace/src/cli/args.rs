@@ -8,6 +8,9 @@ use tcptrace_model::TcpState;
 
 use super::words::{self, Ports};
 
+/// The heading of the flags that choose sockets.
+const FILTERS: &str = "Filters (all that are given must match)";
+
 const EXAMPLES: &str = "\
 Examples:
   sudo tcptrace                      every TCP state change on this machine
@@ -57,15 +60,15 @@ pub(super) struct DoctorArgs {
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct TraceArgs {
     /// Connections with this port on either side (also 80,443 and 8000-8010; repeatable)
-    #[arg(short = 'P', long, value_name = "PORT", value_parser = words::ports, value_delimiter = ',', help_heading = "Filters (all that are given must match)")]
+    #[arg(short = 'P', long, value_name = "PORT", value_parser = words::ports, value_delimiter = ',', help_heading = FILTERS)]
     pub(super) port: Vec<Ports>,
 
     /// Connections with this local port
-    #[arg(short = 'L', long, value_name = "PORT", value_parser = words::ports, value_delimiter = ',', help_heading = "Filters (all that are given must match)")]
+    #[arg(short = 'L', long, value_name = "PORT", value_parser = words::ports, value_delimiter = ',', help_heading = FILTERS)]
     pub(super) lport: Vec<Ports>,
 
     /// Connections with this remote port
-    #[arg(short = 'D', long, value_name = "PORT", value_parser = words::ports, value_delimiter = ',', help_heading = "Filters (all that are given must match)")]
+    #[arg(short = 'D', long, value_name = "PORT", value_parser = words::ports, value_delimiter = ',', help_heading = FILTERS)]
     pub(super) rport: Vec<Ports>,
 
     /// Sockets that this process connects, listens on, accepts or closes
@@ -73,7 +76,7 @@ pub(super) struct TraceArgs {
         short,
         long,
         value_name = "PID",
-        help_heading = "Filters (all that are given must match)"
+        help_heading = FILTERS
     )]
     pub(super) pid: Option<u32>,
 
@@ -82,7 +85,7 @@ pub(super) struct TraceArgs {
         short,
         long,
         value_name = "UID",
-        help_heading = "Filters (all that are given must match)"
+        help_heading = FILTERS
     )]
     pub(super) uid: Option<u32>,
 
@@ -91,7 +94,7 @@ pub(super) struct TraceArgs {
         short = '4',
         long,
         conflicts_with = "ipv6",
-        help_heading = "Filters (all that are given must match)"
+        help_heading = FILTERS
     )]
     pub(super) ipv4: bool,
 
@@ -99,7 +102,7 @@ pub(super) struct TraceArgs {
     #[arg(
         short = '6',
         long,
-        help_heading = "Filters (all that are given must match)"
+        help_heading = FILTERS
     )]
     pub(super) ipv6: bool,
 
@@ -108,7 +111,7 @@ pub(super) struct TraceArgs {
         short = 'N',
         long,
         value_name = "NETNS",
-        help_heading = "Filters (all that are given must match)"
+        help_heading = FILTERS
     )]
     pub(super) netns: Option<String>,
 
@@ -116,12 +119,12 @@ pub(super) struct TraceArgs {
     #[arg(
         long,
         value_name = "CGROUP",
-        help_heading = "Filters (all that are given must match)"
+        help_heading = FILTERS
     )]
     pub(super) cgroup: Option<String>,
 
     /// Only changes into or out of this state (close_wait, fin-wait-1, …; repeatable)
-    #[arg(short, long, value_name = "STATE", value_parser = words::state, value_delimiter = ',', help_heading = "Filters (all that are given must match)")]
+    #[arg(short, long, value_name = "STATE", value_parser = words::state, value_delimiter = ',', help_heading = FILTERS)]
     pub(super) state: Vec<TcpState>,
 
     /// Begin each line with the local time of day

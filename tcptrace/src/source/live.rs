@@ -186,9 +186,7 @@ impl Live {
             return Ok(Some(early));
         }
         while let Some(bytes) = self.attached.ring.next() {
-            let decoded = decode::record(&bytes).map_err(|error| {
-                anyhow!("{error}; please report it with the output of: uname -r")
-            })?;
+            let decoded = decoded(&bytes)?;
             if !decoded.self_check {
                 return Ok(Some(decoded));
             }
@@ -237,7 +235,7 @@ impl Live {
                 thread::sleep(Duration::from_millis(1));
                 continue;
             };
-            let decoded = decode::record(&bytes).map_err(|error| Failure::Other(anyhow!(error)))?;
+            let decoded = decoded(&bytes)?;
             drop(bytes);
             if !decoded.self_check {
                 self.early.push_back(decoded);
@@ -252,6 +250,11 @@ impl Live {
         }
         Ok(())
     }
+}
+
+fn decoded(record: &[u8]) -> anyhow::Result<Decoded> {
+    decode::record(record)
+        .map_err(|error| anyhow!("{error}; please report it with the output of: uname -r"))
 }
 
 /// How the kernel side knows who listens at `address`.

@@ -288,6 +288,32 @@ fn pid_and_port() -> Result<()> {
     })
 }
 
+/// Lets the puppet connect to us and serve, beside strangers; returns the lives of its own sockets.
+fn as_client_and_server(
+    puppet: &mut Puppet,
+    kernel: &mut KernelTrace,
+    ours: u16,
+    theirs: u16,
+) -> Result<Vec<Life>> {
+    let listener = Family::V4.listener(ours)?;
+    puppet.connect(Family::V4.connects_to(ours))?;
+    let server = listener.accept()?;
+    drop((server, listener));
+    serve(puppet, theirs)?;
+    strangers()?;
+    let lives = kernel.wait_until_over(&[ours, theirs])?;
+    let lives: Vec<Life> = client_ends(lives.clone(), ours)
+        .into_iter()
+        .chain(server_ends(lives, theirs))
+        .collect();
+    ensure!(
+        lives.len() == 4,
+        "a client, a listener and two children, not {}",
+        lives.len()
+    );
+    Ok(lives)
+}
+
 fn uid() -> Result<()> {
     netns::with_new(|_| {
         let [ours, theirs] = [ports::next(), ports::next()];
@@ -295,22 +321,7 @@ fn uid() -> Result<()> {
         puppet.become_user(NOBODY)?;
         let mut kernel = KernelTrace::start()?;
         let tracer = Tracer::json(&["--uid", &NOBODY.to_string()])?;
-        let listener = Family::V4.listener(ours)?;
-        puppet.connect(Family::V4.connects_to(ours))?;
-        let server = listener.accept()?;
-        drop((server, listener));
-        serve(&mut puppet, theirs)?;
-        strangers()?;
-        let lives = kernel.wait_until_over(&[ours, theirs])?;
-        let lives: Vec<Life> = client_ends(lives.clone(), ours)
-            .into_iter()
-            .chain(server_ends(lives, theirs))
-            .collect();
-        ensure!(
-            lives.len() == 4,
-            "a client, a listener and two children, not {}",
-            lives.len()
-        );
+        let lives = as_client_and_server(&mut puppet, &mut kernel, ours, theirs)?;
         let report = tracer.stop()?;
         compare::same(&lives, &report)?;
         for transition in &report.transitions {
@@ -331,22 +342,7 @@ fn cgroup() -> Result<()> {
         group.take(puppet.pid())?;
         let mut kernel = KernelTrace::start()?;
         let tracer = Tracer::json(&["--cgroup", group.path()?])?;
-        let listener = Family::V4.listener(ours)?;
-        puppet.connect(Family::V4.connects_to(ours))?;
-        let server = listener.accept()?;
-        drop((server, listener));
-        serve(&mut puppet, theirs)?;
-        strangers()?;
-        let lives = kernel.wait_until_over(&[ours, theirs])?;
-        let lives: Vec<Life> = client_ends(lives.clone(), ours)
-            .into_iter()
-            .chain(server_ends(lives, theirs))
-            .collect();
-        ensure!(
-            lives.len() == 4,
-            "a client, a listener and two children, not {}",
-            lives.len()
-        );
+        let lives = as_client_and_server(&mut puppet, &mut kernel, ours, theirs)?;
         let report = tracer.stop()?;
         compare::same(&lives, &report).context("with --cgroup")?;
         let id = group.id()?;
