@@ -9,8 +9,9 @@ use core::mem::{offset_of, size_of};
 pub struct CommonWindow;
 
 impl CommonWindow {
-    /// `skc_cookie` ends at 96 in every kernel seen (5.10 to 7.2); a multiple of 8.
-    pub const BYTES: usize = 96;
+    /// `skc_cookie` ends at 96 in every kernel seen (5.10 to 7.2), and `skc_flags` follows; a multiple
+    /// of 8.
+    pub const BYTES: usize = 104;
 }
 
 /// Bytes that the programs read from the 8-byte boundary at or before [`Offsets::inet_saddr`].
@@ -25,8 +26,8 @@ impl LocalWindow {
 pub struct OwnerWindow;
 
 impl OwnerWindow {
-    /// `sk_uid` to the end of the cgroup pointer are 152 bytes in 6.18; a multiple of 8.
-    pub const BYTES: usize = 176;
+    /// From `sk_err` to the end of the cgroup pointer it is 396 bytes in 6.18; a multiple of 8.
+    pub const BYTES: usize = 448;
     /// In place of an offset: the fields lie further apart on this kernel and are read one by one.
     pub const NONE: u32 = u32::MAX;
 }
@@ -69,9 +70,51 @@ pub struct Offsets {
     pub sk_uid: u32,
     /// `sock.sk_cgrp_data` (its first 8 bytes: a cgroup pointer, tagged before 5.16)
     pub sk_cgrp_data: u32,
-    /// Where the window of [`OwnerWindow`] begins, so that it holds `sk_uid` and `sk_cgrp_data`; or
-    /// [`OwnerWindow::NONE`]
+    /// `sock.sk_err` (int)
+    pub sk_err: u32,
+    /// `sock.sk_shutdown` (u8)
+    pub sk_shutdown: u32,
+    /// `sock.sk_socket` (pointer to `struct socket`)
+    pub sk_socket: u32,
+    /// `sock.sk_lingertime` (unsigned long)
+    pub sk_lingertime: u32,
+    /// Where the window of [`OwnerWindow`] begins, so that it holds `sk_uid`, `sk_cgrp_data`,
+    /// `sk_err`, `sk_shutdown`, `sk_socket` and `sk_lingertime`; or [`OwnerWindow::NONE`]
     pub owner: u32,
+    /// `sock.__sk_common.skc_flags` (unsigned long)
+    pub skc_flags: u32,
+    /// `sock.__sk_common.skc_state` (u8)
+    pub skc_state: u32,
+    /// Bit of `SOCK_DEAD` in `skc_flags`
+    pub sock_dead_mask: u32,
+    /// Bit of `SOCK_LINGER` in `skc_flags`
+    pub sock_linger_mask: u32,
+    /// `socket.file` (pointer to `struct file`)
+    pub socket_file: u32,
+    /// `file.f_ref`, or `f_count` before 6.13 (long)
+    pub file_count: u32,
+    /// 1 when a file that is being released has a negative count (`f_ref`), 0 when it has 0
+    pub file_dead_is_negative: u32,
+    /// `inet_connection_sock.icsk_user_timeout` (u32, ms)
+    pub icsk_user_timeout: u32,
+    /// `tcp_sock.linger2` (int)
+    pub linger2: u32,
+    /// `task_struct.flags` (u32)
+    pub task_flags: u32,
+    /// `task_struct.exit_code` (int)
+    pub task_exit_code: u32,
+    /// `inet_timewait_sock.tw_substate` (u8)
+    pub tw_substate: u32,
+    /// `inet_timewait_sock.tw_timer` (`struct timer_list`)
+    pub tw_timer: u32,
+    /// `inet_timewait_sock.tw_entry_stamp` (u32, ms); [`Offsets::ABSENT`] before 6.14
+    pub tw_entry_stamp: u32,
+    /// `tcp_timewait_sock.tw_ts_recent_stamp` (its low 32 bits)
+    pub tw_ts_recent_stamp: u32,
+    /// `timer_list.expires` (unsigned long, jiffies)
+    pub timer_expires: u32,
+    /// `timer_list.function` (pointer)
+    pub timer_function: u32,
     /// `inet_sock.inet_saddr` (__be32)
     pub inet_saddr: u32,
     /// `inet_sock.inet_sport` (__be16)
@@ -87,6 +130,9 @@ pub struct Offsets {
 }
 
 impl Offsets {
+    /// In place of an offset: this kernel has no such field.
+    pub const ABSENT: u32 = u32::MAX;
+
     /// What the object holds until user space has filled it in.
     pub const UNSET: Self = Self {
         skc_family: 0,
@@ -106,7 +152,28 @@ impl Offsets {
         sk_protocol: 0,
         sk_uid: 0,
         sk_cgrp_data: 0,
+        sk_err: 0,
+        sk_shutdown: 0,
+        sk_socket: 0,
+        sk_lingertime: 0,
         owner: OwnerWindow::NONE,
+        skc_flags: 0,
+        skc_state: 0,
+        sock_dead_mask: 0,
+        sock_linger_mask: 0,
+        socket_file: 0,
+        file_count: 0,
+        file_dead_is_negative: 0,
+        icsk_user_timeout: 0,
+        linger2: 0,
+        task_flags: 0,
+        task_exit_code: 0,
+        tw_substate: 0,
+        tw_timer: 0,
+        tw_entry_stamp: Self::ABSENT,
+        tw_ts_recent_stamp: 0,
+        timer_expires: 0,
+        timer_function: 0,
         inet_saddr: 0,
         inet_sport: 0,
         net_inum: 0,
@@ -150,6 +217,8 @@ pub struct Config {
     pub uid: u32,
     /// Namespace inode for [`filter::NETNS`].
     pub netns: u32,
+    /// `AF_INET` or `AF_INET6` for [`filter::FAMILY`].
+    pub family: u32,
     /// Cgroup inode for [`filter::CGROUP`].
     pub cgroup_id: u64,
     /// Cookie of the IPv4 socket by which the tracer checks itself; its records pass every filter.
@@ -159,8 +228,8 @@ pub struct Config {
     pub self_check_ipv6: u64,
     /// The reader is woken whenever this many more bytes of records wait; a power of two.
     pub wakeup_bytes: u32,
-    /// `AF_INET` or `AF_INET6` for [`filter::FAMILY`].
-    pub family: u32,
+    /// 1 when the tracepoint `tcp_send_reset` has a reason (6.10).
+    pub reset_reason: u32,
 }
 
 impl Config {
@@ -171,12 +240,29 @@ impl Config {
         pid: 0,
         uid: 0,
         netns: 0,
+        family: 0,
         cgroup_id: 0,
         self_check_ipv4: 0,
         self_check_ipv6: 0,
         wakeup_bytes: 1,
-        family: 0,
+        reset_reason: 0,
     };
+}
+
+/// Where the kernel's code about the timers of minisockets lies. Not part of [`Config`]: the kernel
+/// takes its time to tell, and programs on functions need none of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TimerCode {
+    /// Address of net/ipv4/inet_timewait_sock.c `tw_timer_handler` (v6.18), by which the timers of
+    /// minisockets are told from others.
+    pub handler: u64,
+    /// Where net/ipv4/inet_timewait_sock.c `inet_twsk_deschedule_put` (v6.18) begins and ends: with it
+    /// on the stack, the end of a timer is the end of a minisocket.
+    pub deschedule: [u64; 2],
+    /// The same of `inet_twsk_purge`, into which some kernels' compilers have put the function above
+    /// (Debian's 6.1).
+    pub purge: [u64; 2],
 }
 
 /// Where a listener listens: the key of the table by which children are followed.
@@ -210,12 +296,13 @@ pub enum PortSet {
 
 const _: () = {
     assert!(size_of::<ListenerKey>() == 24);
-    assert!(size_of::<Offsets>() == 24 * 4);
-    assert!(offset_of!(Config, filters) == 96);
-    assert!(offset_of!(Config, cgroup_id) == 112);
-    assert!(offset_of!(Config, self_check_ipv4) == 120);
-    assert!(offset_of!(Config, wakeup_bytes) == 136);
-    assert!(size_of::<Config>() == 144);
+    assert!(size_of::<Offsets>() == 45 * 4);
+    assert!(offset_of!(Config, filters) == 180);
+    assert!(offset_of!(Config, cgroup_id) == 200);
+    assert!(offset_of!(Config, self_check_ipv4) == 208);
+    assert!(offset_of!(Config, wakeup_bytes) == 224);
+    assert!(size_of::<Config>() == 232);
+    assert!(size_of::<TimerCode>() == 40);
     assert!(CommonWindow::BYTES.is_multiple_of(8));
     assert!(LocalWindow::BYTES.is_multiple_of(8));
     assert!(OwnerWindow::BYTES.is_multiple_of(8));

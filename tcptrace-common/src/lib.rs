@@ -13,9 +13,12 @@ mod state;
 
 pub use config::{
     CommonWindow, Config, ListenerKey, LocalWindow, Offsets, OwnerWindow, PORT_BITMAP_BYTES,
-    PortSet, filter,
+    PortSet, TimerCode, filter,
 };
-pub use record::{KIND_COUNT, RecordHeader, RecordKind, TransitionRecord, flag};
+pub use record::{
+    AcceptRecord, DescheduledRecord, KIND_COUNT, RecordHeader, RecordKind, ResetRecord,
+    STACK_FRAMES, TimeWaitRecord, TransitionRecord, file, flag, time_wait, verdict,
+};
 pub use state::TcpState;
 
 /// `AF_INET` of include/linux/socket.h (v6.18), as `skc_family` holds it.

@@ -8,7 +8,7 @@ use tcptrace_common::{PORT_BITMAP_BYTES, PortSet, filter};
 
 use crate::{
     follow,
-    kernel::{self, Owner, config},
+    kernel::{self, Owner, SockCommon, config},
     maps::PORTS,
 };
 
@@ -44,6 +44,25 @@ pub(crate) enum Ports {
 #[inline(always)]
 pub(crate) fn family_matches(family: u16) -> bool {
     config!(filters) & filter::FAMILY == 0 || u32::from(family) == config!(family)
+}
+
+/// The filters that need nothing but the beginning of a socket: on family, ports and namespace. The
+/// latter, which costs a read, comes last. `lport` is the local port, 0 where it is not known.
+#[inline(always)]
+pub(crate) fn common_matches(common: &SockCommon, lport: u16) -> Ports {
+    if !family_matches(common.field(config!(offsets.skc_family))) {
+        return Ports::No;
+    }
+    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let ports = ports_match(lport, rport);
+    if ports == Ports::No || config!(filters) & filter::NETNS == 0 {
+        return ports;
+    }
+    if kernel::netns_inode(common.field(config!(offsets.skc_net))) == config!(netns) {
+        ports
+    } else {
+        Ports::No
+    }
 }
 
 /// The port filters. All that are on must match.

@@ -8,7 +8,7 @@ use core::{
 };
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tcptrace_common::{CommonWindow, LocalWindow, OwnerWindow};
+use tcptrace_common::{AF_INET6, CommonWindow, LocalWindow, OwnerWindow, flag};
 
 /// A field of [`crate::maps::CONFIG`], as user space set it before loading.
 ///
@@ -46,7 +46,7 @@ pub(crate) struct Window<const WORDS: usize>(MaybeUninit<[u64; WORDS]>);
 /// The first bytes of a `struct sock`: all of `struct sock_common` that is used.
 pub(crate) type SockCommon = Window<{ CommonWindow::BYTES / 8 }>;
 
-/// The part of a `struct sock` that tells to whom it belongs.
+/// The part of a `struct sock` that tells to whom it belongs, and why it closes.
 pub(crate) type OwnerBytes = Window<{ OwnerWindow::BYTES / 8 }>;
 
 impl<const WORDS: usize> Window<WORDS> {
@@ -121,6 +121,43 @@ impl LocalSide {
     }
 }
 
+/// The local address in network byte order. A socket of family AF_INET6 is asked for its IPv6 fields
+/// only: a native one has 127.0.0.6 in the IPv4 fields (`LOOPBACK4_IPV6`), a v4-mapped one has
+/// ::ffff:a.b.c.d in the IPv6 fields.
+#[inline(always)]
+pub(crate) fn local_address(family: u16, common: &SockCommon, local: LocalSide) -> [u32; 4] {
+    if family == AF_INET6 {
+        common.field(config!(offsets.skc_v6_rcv_saddr))
+    } else {
+        [local.address, 0, 0, 0]
+    }
+}
+
+/// The remote address, likewise.
+#[inline(always)]
+pub(crate) fn remote_address(family: u16, common: &SockCommon) -> [u32; 4] {
+    if family == AF_INET6 {
+        common.field(config!(offsets.skc_v6_daddr))
+    } else {
+        [common.field(config!(offsets.skc_daddr)), 0, 0, 0]
+    }
+}
+
+/// `SO_REUSEADDR` and `SO_REUSEPORT` as bits of [`flag`].
+#[inline(always)]
+pub(crate) fn reuse_flags(common: &SockCommon) -> u32 {
+    let mut flags = 0;
+    let reuse: u8 = common.field(config!(offsets.skc_reuse));
+    if u32::from(reuse) & config!(offsets.skc_reuse_mask) != 0 {
+        flags |= flag::REUSEADDR;
+    }
+    let reuseport: u8 = common.field(config!(offsets.skc_reuseport));
+    if u32::from(reuseport) & config!(offsets.skc_reuseport_mask) != 0 {
+        flags |= flag::REUSEPORT;
+    }
+    flags
+}
+
 /// To whom a socket belongs.
 #[derive(Clone, Copy)]
 pub(crate) struct Owner {
@@ -152,6 +189,17 @@ impl Owner {
             cgroup: untagged(window.field(config!(offsets.sk_cgrp_data) - start)),
         }
     }
+}
+
+/// A field of the socket at `sk` that lies in the window which [`Owner::read`] has filled; read by
+/// itself where there is no such window. 0 when it cannot be read.
+#[inline(always)]
+pub(crate) fn owner_field<T: Copy + Default>(sk: u64, window: &OwnerBytes, offset: u32) -> T {
+    let start = config!(offsets.owner);
+    if start == OwnerWindow::NONE {
+        return read(sk, offset).unwrap_or_default();
+    }
+    window.field(offset - start)
 }
 
 /// Before 5.16 the 8 bytes of `sk_cgrp_data` hold a tagged value unless the low bits are clear:

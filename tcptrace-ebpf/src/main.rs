@@ -17,11 +17,13 @@
 )]
 
 mod emit;
+mod evidence;
 mod filter;
 mod follow;
 mod identity;
 mod kernel;
 mod maps;
+mod minisocket;
 mod nesting;
 mod probes;
 mod undecided;

@@ -6,9 +6,11 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use tcptrace_common::{Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES, TransitionRecord};
+use tcptrace_common::{
+    Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES, TimerCode, TransitionRecord,
+};
 
-use crate::nesting::CpuState;
+use crate::{nesting::CpuState, probes::time_wait::Segment};
 
 /// Set by user space before loading; read-only for the programs, so the verifier knows its values
 /// and drops the branches that they rule out. Read it with [`crate::kernel::config`].
@@ -32,6 +34,22 @@ pub(crate) static CPU: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 
 /// Events that the second program has caught when the kernel skipped the first.
 #[map]
 pub(crate) static CAUGHT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The segment for a minisocket that the CPU is judging, or has judged last.
+#[map]
+pub(crate) static SEGMENT: PerCpuArray<Segment> = PerCpuArray::with_max_entries(1, 0);
+
+/// The minisocket whose end has been recorded last on the CPU, by the function that ends it.
+#[map]
+pub(crate) static ENDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// How the timers of minisockets are known. User space sets it before it attaches to timers.
+#[map]
+pub(crate) static TIMER_CODE: Array<TimerCode> = Array::with_max_entries(1, 0);
+
+/// The timer of a minisocket that was cancelled last on the CPU.
+#[map]
+pub(crate) static CANCELLED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The one way to user space. User space sets the size at load.
 #[map]

@@ -35,7 +35,11 @@ static BLANK: TransitionRecord = TransitionRecord {
     oldstate: 0,
     newstate: 0,
     comm: [0; TASK_COMM_LEN],
-    padding: 0,
+    error: 0,
+    shutdown: 0,
+    file: 0,
+    user_timeout_ms: 0,
+    exit_code: 0,
 };
 
 /// Keeps the record that `fill` writes until the next event of the socket.

@@ -7,11 +7,11 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use tcptrace_common::{
-    AF_INET6, IPPROTO_TCP, RecordKind, TASK_COMM_LEN, TcpState, TransitionRecord, flag,
+    AF_INET6, IPPROTO_TCP, RecordKind, TASK_COMM_LEN, TcpState, TransitionRecord, file, flag,
 };
 
 use crate::{
-    emit,
+    emit, evidence,
     filter::{self, Ports, Subject},
     follow,
     identity::{self, Identity},
@@ -171,7 +171,7 @@ fn transition(
         cookie: common.field(config!(offsets.skc_cookie)),
         family,
         lport: local.port,
-        laddr: local_address(family, common, local),
+        laddr: kernel::local_address(family, common, local),
         owner: Owner::read(sk, owner),
         netns: identity::netns(
             known.as_deref_mut(),
@@ -187,6 +187,7 @@ fn transition(
     }
     if ports == Ports::Undecided {
         undecided::keep(&subject, |record| {
+            // Nothing closes before it has its ports: there is no evidence to look for.
             fill(record, known, now_ns, &subject, common, false);
         });
         return;
@@ -203,6 +204,9 @@ fn transition(
         common,
         self_check,
     );
+    if evidence::is_wanted(oldstate, newstate) {
+        evidence::add(entry.as_mut_ptr(), sk, oldstate, common, owner);
+    }
     emit::submit(entry);
 }
 
@@ -218,7 +222,7 @@ fn fill(
 ) {
     let task = bpf_get_current_pid_tgid();
     let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
-    let raddr = remote_address(subject.family, common);
+    let raddr = kernel::remote_address(subject.family, common);
     let cgroup = subject.owner.cgroup;
     let cgroup_id = cgroup.map_or(0, |cgroup| identity::cgroup_id(known, cgroup, now_ns));
     // SAFETY: `record` points to writable memory for exactly this type: a reserved entry of the
@@ -241,43 +245,17 @@ fn fill(
         (*record).oldstate = subject.oldstate;
         (*record).newstate = subject.newstate;
         bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
-        (*record).padding = 0;
-    }
-}
-
-/// The local address in network byte order. A socket of family AF_INET6 is asked for its IPv6 fields
-/// only: a native one has 127.0.0.6 in the IPv4 fields (`LOOPBACK4_IPV6`), a v4-mapped one has
-/// ::ffff:a.b.c.d in the IPv6 fields.
-#[inline(always)]
-fn local_address(family: u16, common: &SockCommon, local: LocalSide) -> [u32; 4] {
-    if family == AF_INET6 {
-        common.field(config!(offsets.skc_v6_rcv_saddr))
-    } else {
-        [local.address, 0, 0, 0]
-    }
-}
-
-/// The remote address, likewise.
-#[inline(always)]
-fn remote_address(family: u16, common: &SockCommon) -> [u32; 4] {
-    if family == AF_INET6 {
-        common.field(config!(offsets.skc_v6_daddr))
-    } else {
-        [common.field(config!(offsets.skc_daddr)), 0, 0, 0]
+        (*record).error = 0;
+        (*record).shutdown = 0;
+        (*record).file = file::UNKNOWN;
+        (*record).user_timeout_ms = 0;
+        (*record).exit_code = 0;
     }
 }
 
 #[inline(always)]
 fn flags(common: &SockCommon, self_check: bool) -> u32 {
-    let mut flags = 0;
-    let reuse: u8 = common.field(config!(offsets.skc_reuse));
-    if u32::from(reuse) & config!(offsets.skc_reuse_mask) != 0 {
-        flags |= flag::REUSEADDR;
-    }
-    let reuseport: u8 = common.field(config!(offsets.skc_reuseport));
-    if u32::from(reuseport) & config!(offsets.skc_reuseport_mask) != 0 {
-        flags |= flag::REUSEPORT;
-    }
+    let mut flags = kernel::reuse_flags(common);
     if self_check {
         flags |= flag::SELF_CHECK;
     }

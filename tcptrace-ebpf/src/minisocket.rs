@@ -1,0 +1,173 @@
+//! Owns the records about minisockets, whichever hook they come from.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_comm, bpf_get_stack, bpf_jiffies64},
+    },
+};
+use tcptrace_common::{
+    DescheduledRecord, Offsets, RecordKind, STACK_FRAMES, TASK_COMM_LEN, TcpState, TimeWaitRecord,
+    filter, flag, time_wait,
+};
+
+use crate::{
+    emit,
+    filter::{self as filters, Ports},
+    kernel::{self, LocalSide, SockCommon, config},
+};
+
+/// Return addresses of the kernel.
+pub(crate) type Stack = [u64; STACK_FRAMES];
+
+/// Records what happens to the minisocket at `tw`. `sk` is the socket whose place it takes, 0 where
+/// the hook does not show it.
+#[inline(always)]
+pub(crate) fn record(tw: u64, sk: u64, event: u8) {
+    let mut common = SockCommon::new();
+    if !common.fill(tw, 0) {
+        return emit::count_lost(RecordKind::TimeWait);
+    }
+    let Some(netns) = wanted_netns(&common) else {
+        return;
+    };
+    let Some(mut entry) = emit::reserve::<TimeWaitRecord>(RecordKind::TimeWait) else {
+        return;
+    };
+    fill(
+        entry.as_mut_ptr(),
+        RecordKind::TimeWait,
+        tw,
+        sk,
+        event,
+        &common,
+        netns,
+    );
+    emit::submit(entry);
+}
+
+/// Records that the minisocket at `tw` is taken away, with the stack of whoever does it.
+#[inline(always)]
+pub(crate) fn record_descheduled(tw: u64, verdict: u32, stack: &Stack, frames: u32) {
+    let mut common = SockCommon::new();
+    if !common.fill(tw, 0) {
+        return emit::count_lost(RecordKind::Descheduled);
+    }
+    let Some(netns) = wanted_netns(&common) else {
+        return;
+    };
+    let Some(mut entry) = emit::reserve::<DescheduledRecord>(RecordKind::Descheduled) else {
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: a reserved entry is writable memory for exactly this type.
+    unsafe {
+        fill(
+            &raw mut (*record).time_wait,
+            RecordKind::Descheduled,
+            tw,
+            0,
+            time_wait::DESCHEDULED,
+            &common,
+            netns,
+        );
+        (*record).verdict = verdict;
+        (*record).frames = frames;
+        (*record).stack = *stack;
+    }
+    emit::submit(entry);
+}
+
+/// Fills `stack` with the return addresses of the kernel, innermost first; returns how many.
+#[inline(always)]
+pub(crate) fn stack<C: EbpfContext>(ctx: &C, stack: &mut Stack) -> u32 {
+    // SAFETY: the buffer is as large as the size given.
+    let bytes = unsafe {
+        bpf_get_stack(
+            ctx.as_ptr(),
+            stack.as_mut_ptr().cast(),
+            size_of::<Stack>() as u32,
+            0,
+        )
+    };
+    u32::try_from(bytes).unwrap_or(0) / 8
+}
+
+/// The namespace of the minisocket, if the filters that it can be judged by want it. Whom it belonged
+/// to, the model knows.
+#[inline(always)]
+fn wanted_netns(common: &SockCommon) -> Option<u32> {
+    let family: u16 = common.field(config!(offsets.skc_family));
+    let lport: u16 = common.field(config!(offsets.skc_num));
+    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    if !filters::family_matches(family) || filters::ports_match(lport, rport) != Ports::Yes {
+        return None;
+    }
+    let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
+    if config!(filters) & filter::NETNS != 0 && netns != config!(netns) {
+        return None;
+    }
+    Some(netns)
+}
+
+/// Writes every byte of `record`, which must be writable.
+#[inline(always)]
+fn fill(
+    record: *mut TimeWaitRecord,
+    kind: RecordKind,
+    tw: u64,
+    sk: u64,
+    event: u8,
+    common: &SockCommon,
+    netns: u32,
+) {
+    let substate: u8 = kernel::read(tw, config!(offsets.tw_substate)).unwrap_or(0);
+    let mut flags = kernel::reuse_flags(common);
+    let mut entry_stamp = 0;
+    if is_stamped(tw, event, substate) {
+        flags |= flag::ENTRY_STAMP;
+        entry_stamp = kernel::read(tw, config!(offsets.tw_entry_stamp)).unwrap_or(0);
+    }
+    let timer = config!(offsets.tw_timer);
+    let expires: u64 = kernel::read(tw, timer + config!(offsets.timer_expires)).unwrap_or(0);
+    let task = bpf_get_current_pid_tgid();
+    let family: u16 = common.field(config!(offsets.skc_family));
+    let local = LocalSide::of(common);
+    let laddr = kernel::local_address(family, common, local);
+    let raddr = kernel::remote_address(family, common);
+    let cookie = common.field(config!(offsets.skc_cookie));
+    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    // SAFETY: the caller vouches for `record`; the helper that reads the clock takes nothing.
+    unsafe {
+        (*record).header = emit::header(kind, emit::now_ns());
+        (*record).tw = tw;
+        (*record).sk = sk;
+        (*record).cookie = cookie;
+        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
+        *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
+        (*record).netns = netns;
+        (*record).expires_in = expires.wrapping_sub(bpf_jiffies64()) as i32;
+        (*record).entry_stamp = entry_stamp;
+        (*record).flags = flags;
+        (*record).pid = (task >> 32) as u32;
+        (*record).tid = task as u32;
+        (*record).lport = local.port;
+        (*record).rport = rport;
+        (*record).family = family;
+        (*record).event = event;
+        (*record).substate = substate;
+        bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
+    }
+}
+
+/// Whether `tw_entry_stamp` is that of the real TIME_WAIT, and worth reading: net/ipv4/tcp_minisocks.c
+/// `tcp_timewait_state_process` (v6.18) refreshes it at the peer's FIN only if that carries a
+/// timestamp, which it does when timestamps were agreed on (`tw_ts_recent_stamp` is not 0).
+#[inline(always)]
+fn is_stamped(tw: u64, event: u8, substate: u8) -> bool {
+    config!(offsets.tw_entry_stamp) != Offsets::ABSENT
+        && matches!(event, time_wait::EXPIRED | time_wait::DESCHEDULED)
+        && substate == TcpState::TimeWait.number()
+        && kernel::read::<u32>(tw, config!(offsets.tw_ts_recent_stamp)).unwrap_or(0) != 0
+}

@@ -1,0 +1,57 @@
+//! Owns the probe on accept(): which process takes a connection from its listener's queue.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm},
+    macros::fexit,
+    programs::FExitContext,
+};
+use tcptrace_common::{AcceptRecord, RecordKind, TASK_COMM_LEN};
+
+use crate::{
+    emit,
+    filter::{self, Ports},
+    kernel::{SockCommon, config},
+};
+
+/// net/ipv4/inet_connection_sock.c `inet_csk_accept(sk, arg)` (v6.18), from 6.10 on.
+#[fexit(function = "inet_csk_accept")]
+fn inet_csk_accept_2(ctx: FExitContext) -> i32 {
+    record(ctx.arg(2));
+    0
+}
+
+/// The same with its older arguments `(sk, flags, err, kern)` (v6.1).
+#[fexit(function = "inet_csk_accept")]
+fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
+    record(ctx.arg(4));
+    0
+}
+
+#[inline(always)]
+fn record(child: u64) {
+    if child == 0 {
+        return;
+    }
+    let mut common = SockCommon::new();
+    if !common.fill(child, 0) {
+        return emit::count_lost(RecordKind::Accept);
+    }
+    let lport = common.field(config!(offsets.skc_num));
+    if filter::common_matches(&common, lport) == Ports::No {
+        return;
+    }
+    let Some(mut entry) = emit::reserve::<AcceptRecord>(RecordKind::Accept) else {
+        return;
+    };
+    let task = bpf_get_current_pid_tgid();
+    let record = entry.as_mut_ptr();
+    // SAFETY: a reserved entry is writable memory for exactly this type.
+    unsafe {
+        (*record).header = emit::header(RecordKind::Accept, emit::now_ns());
+        (*record).sk = child;
+        (*record).pid = (task >> 32) as u32;
+        (*record).tid = task as u32;
+        bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
+    }
+    emit::submit(entry);
+}
