@@ -8,5 +8,6 @@ pub mod bpf;
 pub mod cli;
 pub mod failure;
 pub mod host;
+pub mod record;
 pub mod render;
 pub mod source;

@@ -1,6 +1,8 @@
 //! Owns the decoding of records: bytes of the ring buffer in, inputs out. Total: whatever the bytes
 //! are, the result is an input or an error that says what is wrong with them.
 
+mod minisocket;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -9,9 +11,13 @@ use std::{
 
 use bytes::Buf;
 use tcptrace_common::{
-    AF_INET, AF_INET6, RecordHeader, RecordKind, TASK_COMM_LEN, TransitionRecord, flag,
+    AF_INET, AF_INET6, AcceptRecord, DescheduledRecord, RecordHeader, RecordKind, ResetRecord,
+    TASK_COMM_LEN, TimeWaitRecord, TransitionRecord, file, flag,
 };
-use tcptrace_model::{Comm, Socket, Task, TcpState, Transition};
+use tcptrace_model::{
+    Accepted, Comm, Direction, EndedBy, Evidence, File, Input, Reset, ResetReason, Socket, Task,
+    TcpState, Transition,
+};
 
 /// What is wrong with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +35,10 @@ pub enum DecodeError {
     State(u8),
     /// An address family that is neither IPv4 nor IPv6.
     Family(u16),
+    /// No such event of a minisocket.
+    Event(u8),
+    /// A minisocket that is neither in FIN_WAIT2 nor in TIME_WAIT.
+    Substate(u8),
 }
 
 impl fmt::Display for DecodeError {
@@ -42,6 +52,18 @@ impl fmt::Display for DecodeError {
                 write!(
                     f,
                     "the kernel reports TCP state {state}, which this version does not know"
+                )
+            }
+            Self::Event(event) => {
+                write!(
+                    f,
+                    "a record tells event {event} of a minisocket, which does not exist"
+                )
+            }
+            Self::Substate(state) => {
+                write!(
+                    f,
+                    "a minisocket is in state {state}, neither FIN_WAIT2 nor TIME_WAIT"
                 )
             }
             Self::Family(family) => {
@@ -61,47 +83,148 @@ impl std::error::Error for DecodeError {}
 pub struct Decoded {
     /// Records lost on all CPUs before this one was made (wraps around).
     pub lost_before: u32,
+    /// CLOCK_BOOTTIME ns at which it was made.
+    pub ts_ns: u64,
     /// Whether it belongs to the tracer's check of itself.
     pub self_check: bool,
     /// What it tells.
-    pub transition: Transition,
+    pub input: Input,
 }
 
-/// Decodes one record.
-///
-/// # Errors
-/// See [`DecodeError`].
-pub fn record(mut bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let length = bytes.len();
-    let wrong_length = |expected| DecodeError::Length {
-        got: length,
-        expected,
-    };
-    if length < size_of::<RecordHeader>() {
-        return Err(wrong_length(size_of::<RecordHeader>()));
+/// Tells from a kernel stack, innermost frame first, what ended a minisocket.
+pub type EndReason = Box<dyn Fn(&[u64]) -> EndedBy + Send>;
+
+/// Decodes records; knows of the running kernel what the records do not say.
+pub struct Decoder {
+    /// One tick of the kernel (jiffy) in ns.
+    pub tick_ns: u64,
+    /// What to add to CLOCK_MONOTONIC ns to get CLOCK_BOOTTIME ns.
+    pub boot_offset_ns: u64,
+    /// `enum sk_rst_reason` of the running kernel, by its numbers.
+    pub reset_reasons: Vec<ResetReason>,
+    /// What a kernel stack with `inet_twsk_deschedule_put` on it, innermost frame first, tells of the
+    /// end of a minisocket.
+    pub ended_by: EndReason,
+}
+
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").finish_non_exhaustive()
     }
-    let ts_ns = bytes.get_u64_ne();
-    let lost_before = bytes.get_u32_ne();
-    let cpu = bytes.get_u16_ne();
-    let kind = bytes.get_u16_ne();
-    match RecordKind::from_number(kind).ok_or(DecodeError::Kind(kind))? {
-        RecordKind::Transition => {
-            if length != size_of::<TransitionRecord>() {
-                return Err(wrong_length(size_of::<TransitionRecord>()));
+}
+
+/// What every record begins with.
+#[derive(Clone, Copy)]
+struct Header {
+    ts_ns: u64,
+    cpu: u16,
+}
+
+impl Decoder {
+    /// Decodes one record.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn record(&self, mut bytes: &[u8]) -> Result<Decoded, DecodeError> {
+        let length = bytes.len();
+        let demand = |expected| {
+            if length == expected {
+                Ok(())
+            } else {
+                Err(DecodeError::Length {
+                    got: length,
+                    expected,
+                })
             }
-            transition(bytes, ts_ns, lost_before, cpu)
+        };
+        if length < size_of::<RecordHeader>() {
+            demand(size_of::<RecordHeader>())?;
         }
+        let ts_ns = bytes.get_u64_ne();
+        let lost_before = bytes.get_u32_ne();
+        let cpu = bytes.get_u16_ne();
+        let kind = bytes.get_u16_ne();
+        let header = Header { ts_ns, cpu };
+        let mut self_check = false;
+        let input = match RecordKind::from_number(kind).ok_or(DecodeError::Kind(kind))? {
+            RecordKind::Transition => {
+                demand(size_of::<TransitionRecord>())?;
+                let (transition, is_check) = transition(bytes, header)?;
+                self_check = is_check;
+                Input::Transition(transition)
+            }
+            RecordKind::TimeWait => {
+                demand(size_of::<TimeWaitRecord>())?;
+                self.time_wait(&mut bytes, header)?
+            }
+            RecordKind::Descheduled => {
+                demand(size_of::<DescheduledRecord>())?;
+                self.descheduled(bytes, header)?
+            }
+            RecordKind::Reset => {
+                demand(size_of::<ResetRecord>())?;
+                Input::Reset(self.reset(bytes, header)?)
+            }
+            RecordKind::Accept => {
+                demand(size_of::<AcceptRecord>())?;
+                Input::Accepted(accepted(bytes, header))
+            }
+        };
+        Ok(Decoded {
+            lost_before,
+            ts_ns,
+            self_check,
+            input,
+        })
+    }
+
+    /// The rest of a [`ResetRecord`].
+    fn reset(&self, mut bytes: &[u8], header: Header) -> Result<Reset, DecodeError> {
+        let sk = bytes.get_u64_ne();
+        let reason = bytes.get_u32_ne();
+        let received = bytes.get_u8();
+        let state = state(bytes.get_u8())?;
+        let direction = if received == 0 {
+            Direction::Sent
+        } else {
+            Direction::Received
+        };
+        Ok(Reset {
+            ts_ns: header.ts_ns,
+            direction,
+            sk,
+            state,
+            reason: (reason != ResetRecord::NO_REASON).then(|| {
+                let known = usize::try_from(reason).ok();
+                known
+                    .and_then(|number| self.reset_reasons.get(number).copied())
+                    .unwrap_or(ResetReason::Other)
+            }),
+        })
+    }
+}
+
+/// The rest of an [`AcceptRecord`].
+fn accepted(mut bytes: &[u8], header: Header) -> Accepted {
+    Accepted {
+        ts_ns: header.ts_ns,
+        sk: bytes.get_u64_ne(),
+        task: task(&mut bytes),
+    }
+}
+
+/// A task as records hold it: pid, tid, name.
+fn task(bytes: &mut &[u8]) -> Task {
+    Task {
+        pid: bytes.get_u32_ne(),
+        tid: bytes.get_u32_ne(),
+        comm: Comm(take::<TASK_COMM_LEN>(bytes)),
     }
 }
 
 /// The rest of a [`TransitionRecord`], field by field in its order, which is asserted where it is
 /// defined. The caller has checked the length.
-fn transition(
-    mut bytes: &[u8],
-    ts_ns: u64,
-    lost_before: u32,
-    cpu: u16,
-) -> Result<Decoded, DecodeError> {
+fn transition(mut bytes: &[u8], header: Header) -> Result<(Transition, bool), DecodeError> {
     let sk = bytes.get_u64_ne();
     let cookie = bytes.get_u64_ne();
     let cgroup_id = bytes.get_u64_ne();
@@ -118,28 +241,55 @@ fn transition(
     let oldstate = state(bytes.get_u8())?;
     let newstate = state(bytes.get_u8())?;
     let comm = Comm(take::<TASK_COMM_LEN>(&mut bytes));
-    Ok(Decoded {
-        lost_before,
-        self_check: flags & flag::SELF_CHECK != 0,
-        transition: Transition {
-            ts_ns,
-            socket: Socket {
-                sk,
-                cookie: NonZeroU64::new(cookie),
-                netns: (netns != 0).then_some(netns),
-                cgroup_id: (cgroup_id != 0).then_some(cgroup_id),
-                uid,
-                local: SocketAddr::new(address(family, laddr)?, lport),
-                remote: SocketAddr::new(address(family, raddr)?, rport),
-                reuseaddr: flags & flag::REUSEADDR != 0,
-                reuseport: flags & flag::REUSEPORT != 0,
-            },
-            oldstate,
-            newstate,
-            current: Task { pid, tid, comm },
-            cpu,
+    let evidence = (flags & flag::EVIDENCE != 0).then(|| evidence(bytes, flags));
+    let transition = Transition {
+        ts_ns: header.ts_ns,
+        socket: Socket {
+            sk,
+            cookie: NonZeroU64::new(cookie),
+            netns: (netns != 0).then_some(netns),
+            cgroup_id: (cgroup_id != 0).then_some(cgroup_id),
+            uid,
+            local: SocketAddr::new(address(family, laddr)?, lport),
+            remote: SocketAddr::new(address(family, raddr)?, rport),
+            reuseaddr: flags & flag::REUSEADDR != 0,
+            reuseport: flags & flag::REUSEPORT != 0,
         },
-    })
+        oldstate,
+        newstate,
+        current: Task { pid, tid, comm },
+        cpu: header.cpu,
+        evidence,
+    };
+    Ok((transition, flags & flag::SELF_CHECK != 0))
+}
+
+/// The end of a [`TransitionRecord`] with [`flag::EVIDENCE`].
+fn evidence(mut bytes: &[u8], flags: u32) -> Evidence {
+    /// `RCV_SHUTDOWN` and `SEND_SHUTDOWN` of include/net/sock.h (v6.18).
+    const RCV_SHUTDOWN: u8 = 1;
+    const SEND_SHUTDOWN: u8 = 2;
+    let error = bytes.get_u16_ne();
+    let shutdown = bytes.get_u8();
+    let file = match bytes.get_u8() {
+        file::NONE => File::None,
+        file::OPEN => File::Open,
+        file::RELEASED => File::Released,
+        _ => File::Unknown,
+    };
+    Evidence {
+        error,
+        receive_shutdown: shutdown & RCV_SHUTDOWN != 0,
+        send_shutdown: shutdown & SEND_SHUTDOWN != 0,
+        orphan: flags & flag::ORPHAN != 0,
+        file,
+        linger_zero: flags & flag::LINGER_ZERO != 0,
+        no_fin_wait2: flags & flag::NO_FIN_WAIT2 != 0,
+        user_timeout_ms: bytes.get_u32_ne(),
+        exiting: flags & flag::EXITING != 0,
+        kernel_thread: flags & flag::KERNEL_THREAD != 0,
+        exit_code: bytes.get_u32_ne(),
+    }
 }
 
 fn address(family: u16, bytes: [u8; 16]) -> Result<IpAddr, DecodeError> {
@@ -164,136 +314,4 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The bytes of a record, written down by offset, not by the code under test.
-    fn sample() -> Vec<u8> {
-        let mut bytes = vec![0; size_of::<TransitionRecord>()];
-        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(0, &1_000_u64.to_ne_bytes());
-        put(8, &3_u32.to_ne_bytes());
-        put(12, &5_u16.to_ne_bytes());
-        put(14, &1_u16.to_ne_bytes());
-        put(16, &0xffff_8881_0000_1000_u64.to_ne_bytes());
-        put(24, &77_u64.to_ne_bytes());
-        put(32, &4242_u64.to_ne_bytes());
-        put(40, &[127, 0, 0, 1]);
-        put(56, &[10, 0, 0, 2]);
-        put(72, &4_026_531_840_u32.to_ne_bytes());
-        put(76, &1000_u32.to_ne_bytes());
-        put(80, &200_u32.to_ne_bytes());
-        put(84, &201_u32.to_ne_bytes());
-        put(88, &(flag::REUSEADDR).to_ne_bytes());
-        put(92, &8000_u16.to_ne_bytes());
-        put(94, &40_000_u16.to_ne_bytes());
-        put(96, &AF_INET.to_ne_bytes());
-        put(
-            98,
-            &[TcpState::Established.number(), TcpState::CloseWait.number()],
-        );
-        put(100, b"nginx\0");
-        bytes
-    }
-
-    #[test]
-    fn every_field_arrives() {
-        let Decoded {
-            lost_before,
-            self_check,
-            transition,
-        } = record(&sample()).unwrap();
-        let Transition {
-            ts_ns,
-            socket,
-            oldstate,
-            newstate,
-            current,
-            cpu,
-        } = transition;
-        assert_eq!((ts_ns, lost_before, cpu, self_check), (1000, 3, 5, false));
-        assert_eq!(socket.sk, 0xffff_8881_0000_1000);
-        assert_eq!(socket.cookie, NonZeroU64::new(77));
-        assert_eq!(socket.cgroup_id, Some(4242));
-        assert_eq!(socket.local.to_string(), "127.0.0.1:8000");
-        assert_eq!(socket.remote.to_string(), "10.0.0.2:40000");
-        assert_eq!((socket.netns, socket.uid), (Some(4_026_531_840), 1000));
-        assert_eq!((socket.reuseaddr, socket.reuseport), (true, false));
-        assert_eq!(
-            (oldstate, newstate),
-            (TcpState::Established, TcpState::CloseWait)
-        );
-        assert_eq!((current.pid, current.tid), (200, 201));
-        assert_eq!(current.comm.as_bytes(), b"nginx");
-    }
-
-    #[test]
-    fn a_mapped_address_stays_an_ipv6_address() {
-        let mut bytes = sample();
-        bytes[96..98].copy_from_slice(&AF_INET6.to_ne_bytes());
-        bytes[40..56].copy_from_slice(&Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets());
-        bytes[56..72].copy_from_slice(&Ipv6Addr::LOCALHOST.octets());
-        let socket = record(&bytes).unwrap().transition.socket;
-        assert_eq!(socket.local.to_string(), "[::ffff:127.0.0.1]:8000");
-        assert_eq!(socket.remote.to_string(), "[::1]:40000");
-    }
-
-    #[test]
-    fn zero_is_unknown() {
-        let mut bytes = sample();
-        bytes[24..40].fill(0);
-        bytes[72..76].fill(0);
-        let socket = record(&bytes).unwrap().transition.socket;
-        assert_eq!(
-            (socket.cookie, socket.cgroup_id, socket.netns),
-            (None, None, None)
-        );
-    }
-
-    #[test]
-    fn any_other_length_is_refused() {
-        let bytes = sample();
-        for length in 0..bytes.len() {
-            assert!(
-                matches!(record(&bytes[..length]), Err(DecodeError::Length { .. })),
-                "{length}"
-            );
-        }
-        let longer = [bytes, vec![0; 8]].concat();
-        assert!(matches!(
-            record(&longer),
-            Err(DecodeError::Length {
-                got: 128,
-                expected: 120
-            })
-        ));
-    }
-
-    #[test]
-    fn unknown_numbers_are_named() {
-        let with = |at: usize, value: &[u8]| {
-            let mut bytes = sample();
-            bytes[at..at + value.len()].copy_from_slice(value);
-            record(&bytes)
-        };
-        assert_eq!(with(14, &9_u16.to_ne_bytes()), Err(DecodeError::Kind(9)));
-        assert_eq!(with(98, &[14]), Err(DecodeError::State(14)));
-        assert_eq!(with(99, &[0]), Err(DecodeError::State(0)));
-        assert_eq!(with(96, &1_u16.to_ne_bytes()), Err(DecodeError::Family(1)));
-    }
-
-    #[test]
-    fn no_bytes_make_it_panic() {
-        // A small generator, so that a failure can be repeated.
-        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut bytes = sample();
-        for _ in 0..100_000 {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            let at = usize::try_from(seed % 120).unwrap();
-            bytes[at] = seed.to_ne_bytes()[7];
-            let _ = record(&bytes);
-        }
-    }
-}
+mod tests;

@@ -31,6 +31,12 @@ pub enum Family {
 }
 
 impl Filters {
+    /// Whether some of them look at what a socket has and a minisocket has not.
+    #[must_use]
+    pub fn need_the_socket(&self) -> bool {
+        self.pid.is_some() || self.uid.is_some() || self.cgroup_id.is_some()
+    }
+
     /// Writes them into what the program is loaded with.
     pub(crate) fn apply(&self, config: &mut Config) {
         for (set, _) in &self.ports {

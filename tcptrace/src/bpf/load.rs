@@ -2,24 +2,22 @@
 
 use anyhow::{Context, anyhow};
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, Pod,
+    Btf, Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
 };
 use aya_log::{EbpfLogger, Level};
-use tcptrace_common::{Config, ListenerKey, PORT_BITMAP_BYTES, PortSet, filter};
+use tcptrace_common::{Config, ListenerKey, PORT_BITMAP_BYTES, PortSet, TimerCode, filter};
 
-use super::{OBJECT, losses::Losses};
+use super::{
+    OBJECT,
+    hooks::{self, Backend, Hook, Link, Place, TimeWaitBackend},
+    losses::Losses,
+    offsets::KernelTypes,
+};
 use crate::failure::Failure;
 
-/// The hook, and the program for it.
-pub const HOOK: &str = "inet_sock_set_state";
-/// The programs on the hook, in the order in which they are attached: the second takes over what the
-/// kernel skips of the first.
-const PROGRAMS: [&str; 2] = [HOOK, "inet_sock_set_state_nested"];
-
-/// What the program is loaded with.
-pub struct Setup {
+/// What the programs are loaded with.
+pub struct Setup<'a> {
     /// Offsets and filters.
     pub config: Config,
     /// The ports of [`filter::PORT`], [`filter::LOCAL_PORT`] and [`filter::REMOTE_PORT`].
@@ -28,16 +26,34 @@ pub struct Setup {
     pub buffer_bytes: u32,
     /// How much the program says of itself; `None` for nothing, at no cost.
     pub log_level: Option<Level>,
+    /// The running kernel's functions and tracepoints.
+    pub types: &'a KernelTypes,
+    /// How minisockets are to be watched.
+    pub backend: Backend,
+    /// The kernel's BTF as aya wants it, for fentry; or why there is none.
+    pub btf: Result<Btf, String>,
+    /// How the timers of minisockets are known; asked for where they are needed only.
+    pub timer_code: &'a dyn Fn() -> Result<TimerCode, String>,
 }
 
-/// The program, attached.
+/// The programs, attached.
 pub struct Attached {
     ebpf: Ebpf,
-    /// With the name of the program it belongs to.
-    links: Vec<(&'static str, RawTracePointLinkId)>,
+    /// In the order in which they are to be detached.
+    links: Vec<Link>,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) losses: Losses,
     pub(crate) log: EbpfLogger<&'static dyn log::Log>,
+    /// How minisockets are watched; or why they are not.
+    pub(crate) time_wait: Result<TimeWaitBackend, String>,
+    /// Why minisockets are not watched by functions; `None` when they are.
+    pub(crate) no_fentry: Option<String>,
+    /// What else could not be attached, a sentence each.
+    pub(crate) refused: Vec<String>,
+    /// Whether RSTs are recorded.
+    pub(crate) resets: bool,
+    /// Whether accept() is recorded.
+    pub(crate) accepts: bool,
 }
 
 /// A port set as the kernel sees it.
@@ -64,74 +80,78 @@ struct ListenerKeyData(ListenerKey);
 // SAFETY: `repr(C)`, integers only, no padding: its size is asserted where it is defined.
 unsafe impl Pod for ListenerKeyData {}
 
+/// [`TimerCode`] as bytes for its map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct TimerCodeData(TimerCode);
+
+// SAFETY: `repr(C)`, integers only, no padding: its size is asserted where it is defined.
+unsafe impl Pod for TimerCodeData {}
+
 impl Attached {
-    /// Loads the program and attaches it.
+    /// Loads the programs by `loader`, a new one, and attaches them: those of minisockets and RSTs
+    /// first, so that a transition which is seen has everything that belongs to it.
     ///
     /// # Errors
-    /// [`Failure::Unsupported`] when the kernel refuses, with what to look at.
-    pub fn new(setup: &Setup) -> Result<Self, Failure> {
-        let config = ConfigData(setup.config);
-        let log_level = setup.log_level.map_or(0, |level| level as u8);
-        let has = |bits: u32| setup.config.filters & bits != 0;
-        let mut loader = EbpfLoader::new();
-        loader
-            // Nothing is relocated by type: the kernel's BTF is not needed here.
-            .btf(None)
-            .override_global("CONFIG", &config, true)
-            .override_global(aya_log::LEVEL, &log_level, true)
-            .map_max_entries("EVENTS", setup.buffer_bytes);
-        if !has(filter::PORT | filter::LOCAL_PORT | filter::REMOTE_PORT) {
-            loader.map_max_entries("UNDECIDED", 1);
-        }
-        if !has(filter::PID) {
-            for map in ["FOLLOWED", "FOLLOWED_COOKIES", "FOLLOWED_LISTENERS"] {
-                loader.map_max_entries(map, 1);
-            }
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(refused)?;
+    /// [`Failure::Unsupported`] when the kernel refuses what there is no tracing without, or the backend
+    /// that was asked for.
+    pub fn new(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Self, Failure> {
+        let mut ebpf = load(loader, setup)?;
         set_ports(&mut ebpf, &setup.ports)?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).context("EVENTS")?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "LOST")?).context("LOST")?;
         let caught = PerCpuArray::try_from(take(&mut ebpf, "CAUGHT")?).context("CAUGHT")?;
         let log = EbpfLogger::init(&mut ebpf).context("cannot read the program's log")?;
 
-        for name in PROGRAMS {
-            program(&mut ebpf, name)?
-                .load()
-                .map_err(|error| not_loaded(&error))?;
-        }
-        let first = program(&mut ebpf, HOOK)?
-            .fd()
-            .context(HOOK)?
-            .try_clone()
-            .context(HOOK)?;
-        let mut links = Vec::new();
-        for name in PROGRAMS {
-            let link = program(&mut ebpf, name)?.attach(HOOK).map_err(|error| {
-                Failure::Unsupported(format!(
-                    "cannot attach to the raw tracepoint {HOOK}: {error}; see what this kernel allows with: tcptrace doctor"
-                ))
-            })?;
-            links.push((name, link));
+        let mut refused = Vec::new();
+        let Minisockets {
+            backend: time_wait,
+            no_fentry,
+            links: minisockets,
+            accept,
+        } = attach_minisockets(&mut ebpf, setup)?;
+        let resets = attach_each(
+            hooks::RESETS.into_iter().filter(|hook| match hook.place {
+                Place::RawTracepoint(name) => setup.types.has_tracepoint(name),
+                Place::Entry(_) | Place::Exit(_) => true,
+            }),
+            &mut ebpf,
+            &mut refused,
+        );
+        let transitions = hooks::attach_all(&hooks::TRANSITIONS, &mut ebpf, None)?;
+        let mut losses = Losses::new(counters);
+        // Of the two on transitions, the second catches what is skipped of the first.
+        losses.watch(transitions[0].program(&ebpf)?, Some(caught));
+        for link in minisockets.iter().chain(&accept).chain(&resets) {
+            losses.watch(link.program(&ebpf)?, None);
         }
         Ok(Self {
+            time_wait,
+            no_fentry,
+            refused,
+            resets: resets.len() == hooks::RESETS.len(),
+            accepts: accept.is_some(),
+            // What explains a transition is taken off after it.
+            links: transitions
+                .into_iter()
+                .chain(resets)
+                .chain(minisockets)
+                .chain(accept)
+                .collect(),
             ebpf,
-            links,
             ring,
-            losses: Losses::new(counters, first, caught),
+            losses,
             log,
         })
     }
 
-    /// Takes the programs off their hook: no record is made after this.
+    /// Takes the programs off their hooks: no record is made after this.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn detach(&mut self) -> anyhow::Result<()> {
-        for (name, link) in self.links.drain(..) {
-            program(&mut self.ebpf, name)?
-                .detach(link)
-                .with_context(|| format!("cannot detach {name}"))?;
+        for link in self.links.drain(..) {
+            link.detach(&mut self.ebpf)?;
         }
         Ok(())
     }
@@ -164,11 +184,112 @@ impl Attached {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut RawTracePoint> {
-    ebpf.program_mut(name)
-        .with_context(|| format!("the object has no program {name}"))?
-        .try_into()
-        .with_context(|| name.to_owned())
+fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure> {
+    let config = ConfigData(setup.config);
+    let log_level = setup.log_level.map_or(0, |level| level as u8);
+    let has = |bits: u32| setup.config.filters & bits != 0;
+    // What it borrows lives as long as this function only.
+    let mut loader: EbpfLoader<'_> = loader;
+    loader
+        // Nothing is relocated by type: the kernel's BTF is not needed here.
+        .btf(None)
+        .override_global("CONFIG", &config, true)
+        .override_global(aya_log::LEVEL, &log_level, true)
+        .map_max_entries("EVENTS", setup.buffer_bytes);
+    if !has(filter::PORT | filter::LOCAL_PORT | filter::REMOTE_PORT) {
+        loader.map_max_entries("UNDECIDED", 1);
+    }
+    if !has(filter::PID) {
+        for map in ["FOLLOWED", "FOLLOWED_COOKIES", "FOLLOWED_LISTENERS"] {
+            loader.map_max_entries(map, 1);
+        }
+    }
+    loader.load(OBJECT).map_err(refused)
+}
+
+/// What watches minisockets.
+struct Minisockets {
+    /// How; or why they are not watched.
+    backend: Result<TimeWaitBackend, String>,
+    /// Why it is not by functions; `None` when it is.
+    no_fentry: Option<String>,
+    links: Vec<Link>,
+    /// That of accept(), which needs fexit, too.
+    accept: Option<Link>,
+}
+
+/// Attaches the programs of minisockets: by functions where the kernel allows it, else by timers.
+fn attach_minisockets(ebpf: &mut Ebpf, setup: &Setup<'_>) -> Result<Minisockets, Failure> {
+    let unsupported = |why: &str| {
+        Failure::Unsupported(format!("{why}; let tcptrace choose with: --backend auto"))
+    };
+    let by_functions = if setup.backend == Backend::Timer {
+        Err("--backend timer".to_owned())
+    } else {
+        attach_functions(ebpf, setup)
+    };
+    let why_not = match by_functions {
+        Ok((links, accept)) => {
+            return Ok(Minisockets {
+                backend: Ok(TimeWaitBackend::Fentry),
+                no_fentry: None,
+                links,
+                accept,
+            });
+        }
+        Err(why) if setup.backend == Backend::Fentry => return Err(unsupported(&why)),
+        Err(why) => why,
+    };
+    let by_timers = attach_timers(ebpf, setup);
+    let (backend, links) = match by_timers {
+        Ok(links) => (Ok(TimeWaitBackend::Timer), links),
+        Err(why) if setup.backend == Backend::Timer => return Err(unsupported(&why)),
+        Err(why) => (Err(format!("{why_not}; {why}")), Vec::new()),
+    };
+    Ok(Minisockets {
+        backend,
+        no_fentry: Some(why_not),
+        links,
+        accept: None,
+    })
+}
+
+fn attach_timers(ebpf: &mut Ebpf, setup: &Setup<'_>) -> Result<Vec<Link>, String> {
+    let code = TimerCodeData((setup.timer_code)()?);
+    let map = ebpf
+        .map_mut("TIMER_CODE")
+        .ok_or("the object has no TIMER_CODE")?;
+    Array::<_, TimerCodeData>::try_from(map)
+        .and_then(|mut map| map.set(0, code, 0))
+        .map_err(|error| format!("cannot tell the programs which timers to watch: {error}"))?;
+    hooks::attach_all(&hooks::TIMERS, ebpf, None).map_err(|refused| refused.to_string())
+}
+
+fn attach_functions(
+    ebpf: &mut Ebpf,
+    setup: &Setup<'_>,
+) -> Result<(Vec<Link>, Option<Link>), String> {
+    let hooks = hooks::functions(setup.types)?;
+    let btf = setup.btf.as_ref().map_err(Clone::clone)?;
+    let links =
+        hooks::attach_all(&hooks, ebpf, Some(btf)).map_err(|refused| refused.to_string())?;
+    let accept = hooks::accept(setup.types).and_then(|hook| hook.attach(ebpf, Some(btf)).ok());
+    Ok((links, accept))
+}
+
+/// Attaches what can be attached, and says what cannot.
+fn attach_each(
+    hooks: impl Iterator<Item = Hook>,
+    ebpf: &mut Ebpf,
+    refused: &mut Vec<String>,
+) -> Vec<Link> {
+    hooks
+        .filter_map(|hook| {
+            hook.attach(ebpf, None)
+                .map_err(|error| refused.push(error.to_string()))
+                .ok()
+        })
+        .collect()
 }
 
 fn set_ports(ebpf: &mut Ebpf, ports: &[(PortSet, u16)]) -> anyhow::Result<()> {
@@ -201,49 +322,4 @@ fn refused(error: EbpfError) -> Failure {
         }
     }
     Failure::Other(anyhow!(error).context("cannot load the eBPF object"))
-}
-
-/// Why the program could not be loaded: the verifier's last words, or the kernel's refusal.
-fn not_loaded(error: &ProgramError) -> Failure {
-    match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            let log = verifier_log.to_string();
-            let last = log
-                .lines()
-                .rev()
-                .map(str::trim)
-                .find(|line| !is_statistics(line));
-            let why = last.map_or_else(String::new, |line| format!(" ({line})"));
-            Failure::Unsupported(format!(
-                "the kernel refuses the eBPF program: {io_error}{why}; see what this kernel allows with: tcptrace doctor"
-            ))
-        }
-        other => Failure::Other(anyhow!("cannot load the eBPF program: {other}")),
-    }
-}
-
-/// Whether a line of the verifier's log is about its own work: kernel/bpf/verifier.c
-/// `print_verification_stats` (v6.18). The reason for a refusal stands before.
-fn is_statistics(line: &str) -> bool {
-    line.is_empty()
-        || ["processed ", "verification time ", "stack depth "]
-            .iter()
-            .any(|start| line.starts_with(start))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statistics_are_no_reason() {
-        assert!(is_statistics("stack depth 456+0+0"));
-        assert!(is_statistics(
-            "processed 12 insns (limit 1000000) max_states_per_insn 0"
-        ));
-        assert!(!is_statistics("R1 type=scalar expected=fp"));
-    }
 }

@@ -20,27 +20,60 @@ pub(crate) struct Losses {
     counters: PerCpuArray<MapData, u64>,
     /// Told so far: a row per kind, a column per CPU.
     told: Vec<Vec<u64>>,
-    /// The program that the kernel skips where it is running already.
-    first: ProgramFd,
-    /// How many of these skips the second program has caught, per CPU.
-    caught: PerCpuArray<MapData, u64>,
-    told_recursion: u64,
+    /// The programs that the kernel skips where they are running already.
+    watched: Vec<Watched>,
+}
+
+/// A program, and what is known of its skips.
+struct Watched {
+    program: ProgramFd,
+    /// What it records.
+    kind: RecordKind,
+    /// How many of the skips another program has caught, per CPU; `None` where nothing takes over.
+    caught: Option<PerCpuArray<MapData, u64>>,
+    told: u64,
+}
+
+impl Watched {
+    /// How many of its events no program has recorded.
+    fn skipped(&self) -> Result<u64> {
+        // In this order: what is caught meanwhile is not missed.
+        let skipped =
+            recursion_misses(&self.program).context("cannot read the program's counters")?;
+        let caught = match &self.caught {
+            None => 0,
+            Some(caught) => caught
+                .get(&0, 0)
+                .context("cannot read what was caught")?
+                .iter()
+                .sum(),
+        };
+        Ok(skipped.saturating_sub(caught))
+    }
 }
 
 impl Losses {
-    /// Counts from zero: all these have just been made.
-    pub(crate) fn new(
-        counters: PerCpuArray<MapData, u64>,
-        first: ProgramFd,
-        caught: PerCpuArray<MapData, u64>,
-    ) -> Self {
+    /// Counts from zero: the counters have just been made.
+    pub(crate) fn new(counters: PerCpuArray<MapData, u64>) -> Self {
         Self {
             counters,
             told: vec![Vec::new(); RecordKind::ALL.len()],
-            first,
-            caught,
-            told_recursion: 0,
+            watched: Vec::new(),
         }
+    }
+
+    /// Counts what the kernel skips of this program, too, less what another one has `caught`.
+    pub(crate) fn watch(
+        &mut self,
+        (program, kind): (ProgramFd, RecordKind),
+        caught: Option<PerCpuArray<MapData, u64>>,
+    ) {
+        self.watched.push(Watched {
+            program,
+            kind,
+            caught,
+            told: 0,
+        });
     }
 
     /// Tells every loss since the last call.
@@ -64,23 +97,18 @@ impl Losses {
                 }
             }
         }
-        // In this order: what is caught meanwhile is not missed.
-        let skipped =
-            recursion_misses(&self.first).context("cannot read the program's counters")?;
-        let caught = self
-            .caught
-            .get(&0, 0)
-            .context("cannot read what was caught")?;
-        let skipped = skipped.saturating_sub(caught.iter().sum());
-        if skipped > self.told_recursion {
-            tell(Loss {
-                ts_ns: now_ns,
-                records: skipped - self.told_recursion,
-                kind: RecordKind::Transition,
-                cpu: None,
-                reason: LossReason::Recursion,
-            });
-            self.told_recursion = skipped;
+        for watched in &mut self.watched {
+            let skipped = watched.skipped()?;
+            if skipped > watched.told {
+                tell(Loss {
+                    ts_ns: now_ns,
+                    records: skipped - watched.told,
+                    kind: watched.kind,
+                    cpu: None,
+                    reason: LossReason::Recursion,
+                });
+                watched.told = skipped;
+            }
         }
         Ok(())
     }

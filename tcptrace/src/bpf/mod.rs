@@ -2,7 +2,9 @@
 //! attaching the programs, and turning their records into inputs.
 
 pub mod decode;
+pub mod end_reason;
 pub mod filters;
+pub mod hooks;
 pub mod load;
 mod losses;
 pub mod offsets;

@@ -61,6 +61,12 @@ impl KernelTypes {
         let (skc_reuseport, skc_reuseport_mask) = self.bits("sock", "__sk_common.skc_reuseport")?;
         let sk_uid = self.byte("sock", "sk_uid")?;
         let sk_cgrp_data = self.byte("sock", "sk_cgrp_data")?;
+        let sk_err = self.byte("sock", "sk_err")?;
+        let sk_shutdown = self.byte_or_bits("sock", "sk_shutdown")?;
+        let sk_socket = self.byte("sock", "sk_socket")?;
+        let sk_lingertime = self.byte("sock", "sk_lingertime")?;
+        // Took the place of f_count in 6.13.
+        let file_ref = self.byte("file", "f_ref").ok();
         let offsets = Offsets {
             skc_family: sock("skc_family")?,
             skc_dport: sock("skc_dport")?,
@@ -80,7 +86,38 @@ impl KernelTypes {
             sk_protocol: self.byte("sock", "sk_protocol")?,
             sk_uid,
             sk_cgrp_data,
-            owner: owner_window(sk_uid, sk_cgrp_data),
+            sk_err,
+            sk_shutdown,
+            sk_socket,
+            sk_lingertime,
+            owner: owner_window(&[
+                (sk_uid, 4),
+                (sk_cgrp_data, 8),
+                (sk_err, 4),
+                (sk_shutdown, 1),
+                (sk_socket, 8),
+                (sk_lingertime, 8),
+            ]),
+            skc_flags: sock("skc_flags")?,
+            skc_state: sock("skc_state")?,
+            sock_dead_mask: self.flag("sock_flags", "SOCK_DEAD")?,
+            sock_linger_mask: self.flag("sock_flags", "SOCK_LINGER")?,
+            socket_file: self.byte("socket", "file")?,
+            file_count: file_ref.map_or_else(|| self.byte("file", "f_count"), Ok)?,
+            file_dead_is_negative: u32::from(file_ref.is_some()),
+            icsk_user_timeout: self.byte("inet_connection_sock", "icsk_user_timeout")?,
+            linger2: self.byte("tcp_sock", "linger2")?,
+            task_flags: self.byte("task_struct", "flags")?,
+            task_exit_code: self.byte("task_struct", "exit_code")?,
+            tw_substate: self.byte("inet_timewait_sock", "tw_substate")?,
+            tw_timer: self.byte("inet_timewait_sock", "tw_timer")?,
+            // Since 6.14.
+            tw_entry_stamp: self
+                .byte("inet_timewait_sock", "tw_entry_stamp")
+                .unwrap_or(Offsets::ABSENT),
+            tw_ts_recent_stamp: self.byte("tcp_timewait_sock", "tw_ts_recent_stamp")?,
+            timer_expires: self.byte("timer_list", "expires")?,
+            timer_function: self.byte("timer_list", "function")?,
             inet_saddr: self.byte("inet_sock", "inet_saddr")?,
             inet_sport: self.byte("inet_sock", "inet_sport")?,
             net_inum: self.byte("net", "ns.inum")?,
@@ -122,6 +159,78 @@ impl KernelTypes {
             bail!("struct {structure}: {path} has become a bit field");
         }
         Ok(field.bit / 8)
+    }
+
+    /// Byte offset of a field that fills one byte, whether declared as a bit field of 8 bits or not.
+    fn byte_or_bits(&self, structure: &str, path: &str) -> Result<u32> {
+        let (byte, mask) = self.bits(structure, path)?;
+        if mask != 0xff {
+            bail!("struct {structure}: {path} no longer fills a byte");
+        }
+        Ok(byte)
+    }
+
+    /// The bit that the enumerator `name` of `enum structure` numbers.
+    fn flag(&self, structure: &str, name: &str) -> Result<u32> {
+        let number = self
+            .enumerators(structure)?
+            .into_iter()
+            .find_map(|(of, number)| (of == name).then_some(number))
+            .with_context(|| format!("this kernel's enum {structure} has no {name}"))?;
+        1u32.checked_shl(number)
+            .with_context(|| format!("enum {structure}: {name} is {number}, beyond 32 bits"))
+    }
+
+    /// The names and numbers of `enum name`.
+    ///
+    /// # Errors
+    /// When this kernel has no such enum.
+    pub fn enumerators(&self, name: &str) -> Result<Vec<(String, u32)>> {
+        let ids = self
+            .0
+            .resolve_ids_by_name(name)
+            .map_err(|error| anyhow!("this kernel's BTF has no enum {name}: {error}"))?;
+        for id in ids {
+            if let Ok(Type::Enum(found)) = self.0.resolve_type_by_id(id) {
+                return Ok(found
+                    .members
+                    .iter()
+                    .filter_map(|member| Some((self.0.resolve_name(member).ok()?, member.val())))
+                    .collect());
+            }
+        }
+        bail!("this kernel's BTF has no enum {name}")
+    }
+
+    /// How many arguments the kernel function `name` has; `None` when there is no such function.
+    #[must_use]
+    pub fn arguments(&self, name: &str) -> Option<usize> {
+        for id in self.0.resolve_ids_by_name(name).ok()? {
+            if let Ok(Type::Func(function)) = self.0.resolve_type_by_id(id) {
+                return self.parameters(btf_rs::BtfType::get_type_id(&function)?);
+            }
+        }
+        None
+    }
+
+    /// How many arguments the tracepoint `name` hands over; `None` when there is no such tracepoint.
+    #[must_use]
+    pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
+        let typedef = format!("btf_trace_{name}");
+        let id = *self.0.resolve_ids_by_name(&typedef).ok()?.first()?;
+        let Type::Ptr(pointer) = self.resolve(id)? else {
+            return None;
+        };
+        // The first parameter is the tracepoint's own data.
+        self.parameters(btf_rs::BtfType::get_type_id(&pointer)?)?
+            .checked_sub(1)
+    }
+
+    fn parameters(&self, prototype: u32) -> Option<usize> {
+        match self.0.resolve_type_by_id(prototype).ok()? {
+            Type::FuncProto(prototype) => Some(prototype.parameters.len()),
+            _ => None,
+        }
     }
 
     /// Byte offset and mask of a bit field that lies within one byte.
@@ -219,6 +328,8 @@ fn check_windows(offsets: &Offsets) -> Result<()> {
         ("skc_cookie", offsets.skc_cookie + 8),
         ("skc_reuse", offsets.skc_reuse + 1),
         ("skc_reuseport", offsets.skc_reuseport + 1),
+        ("skc_flags", offsets.skc_flags + 4),
+        ("skc_state", offsets.skc_state + 1),
     ] {
         if end > window {
             bail!(
@@ -234,14 +345,14 @@ fn check_windows(offsets: &Offsets) -> Result<()> {
     Ok(())
 }
 
-/// Where to read the user and the cgroup of a socket from in one go, if they lie near enough.
-fn owner_window(sk_uid: u32, sk_cgrp_data: u32) -> u32 {
-    let start = sk_uid.min(sk_cgrp_data) & !7;
-    let end = (sk_uid + 4).max(sk_cgrp_data + 8);
-    if (end - start) as usize <= OwnerWindow::BYTES {
-        start
-    } else {
-        OwnerWindow::NONE
+/// Where to read the fields (offset and size) of [`OwnerWindow`] from in one go, if they lie near
+/// enough.
+fn owner_window(fields: &[(u32, u32)]) -> u32 {
+    let start = fields.iter().map(|(offset, _)| offset & !7).min();
+    let end = fields.iter().map(|(offset, size)| offset + size).max();
+    match (start, end) {
+        (Some(start), Some(end)) if (end - start) as usize <= OwnerWindow::BYTES => start,
+        _ => OwnerWindow::NONE,
     }
 }
 
@@ -309,10 +420,10 @@ mod tests {
     }
 
     #[test]
-    fn user_and_cgroup_are_read_at_once_where_they_lie_together() {
-        assert_eq!(owner_window(528, 672), 528);
-        assert_eq!(owner_window(676, 532), 528);
-        assert_eq!(owner_window(100, 300), OwnerWindow::NONE);
+    fn fields_are_read_at_once_where_they_lie_together() {
+        assert_eq!(owner_window(&[(528, 4), (672, 8)]), 528);
+        assert_eq!(owner_window(&[(676, 4), (532, 8), (600, 1)]), 528);
+        assert_eq!(owner_window(&[(100, 4), (600, 8)]), OwnerWindow::NONE);
     }
 
     #[test]
@@ -327,7 +438,7 @@ mod tests {
         assert!(check_windows(&offsets).is_err());
         offsets.inet_sport = 824;
         assert!(check_windows(&offsets).is_ok());
-        offsets.skc_cookie = 92;
+        offsets.skc_cookie = 100;
         let error = check_windows(&offsets).unwrap_err().to_string();
         assert!(error.contains("skc_cookie"), "{error}");
     }

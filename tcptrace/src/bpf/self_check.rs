@@ -274,6 +274,7 @@ mod tests {
                 comm: Comm([0; 16]),
             },
             cpu: 0,
+            evidence: None,
         }
     }
 

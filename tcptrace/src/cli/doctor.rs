@@ -13,6 +13,7 @@ use super::args::DoctorArgs;
 use crate::{
     bpf::{
         filters::Filters,
+        hooks::Backend,
         preflight::{Check, Machine, Status, demand},
     },
     failure::Failure,
@@ -24,29 +25,29 @@ const BUFFER_BYTES: u32 = 8 << 20;
 /// The exit status when tracing is not possible, as for the trace itself.
 const CANNOT_TRACE: u8 = 3;
 
+/// Which backend serves which need.
+type Backends = BTreeMap<&'static str, &'static str>;
+
 #[derive(Serialize)]
 struct Report<'a> {
     kind: &'static str,
     version: &'static str,
     can_trace: bool,
-    backends: BTreeMap<&'static str, &'static str>,
+    backends: Backends,
     checks: &'a [Check],
 }
 
 /// Looks at everything, and then really loads and attaches.
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let mut checks = Machine::probe().checks(BUFFER_BYTES);
-    checks.push(attempt(&checks));
+    let (tried, backends) = attempt(&checks);
+    checks.extend(tried);
     let can_trace = demand(&checks).is_ok();
     let report = Report {
         kind: "doctor",
         version: env!("CARGO_PKG_VERSION"),
         can_trace,
-        backends: if can_trace {
-            Live::backends()
-        } else {
-            BTreeMap::new()
-        },
+        backends,
         checks: &checks,
     };
     let written = if args.json {
@@ -67,36 +68,65 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-/// What counts in the end: the program is loaded, attached, and reports a socket that is known.
-fn attempt(checks: &[Check]) -> Check {
+/// What counts in the end: the programs are loaded, attached, and report a socket that is known.
+fn attempt(checks: &[Check]) -> (Vec<Check>, Backends) {
     const NAME: &str = "trace";
+    let none = BTreeMap::new();
     if demand(checks).is_err() {
-        return Check::missing(NAME, "not tried", "first get what is MISSING above");
+        let check = Check::missing(NAME, "not tried", "first get what is MISSING above");
+        return (vec![check], none);
     }
     let request = Request {
         filters: Filters::default(),
         buffer_bytes: BUFFER_BYTES,
         log_level: None,
+        backend: Backend::Auto,
     };
     match Live::open(&request) {
-        Ok(live) => match live.degraded().first() {
-            Some(sentence) => Check::degraded(
-                NAME,
-                *sentence,
-                "for a complete trace boot a kernel whose struct bpf_prog_aux has no field init_owned",
-            ),
-            None => Check::ok(
-                NAME,
-                "raw tracepoint inet_sock_set_state attached; the records about a test socket are right",
-            ),
-        },
+        Ok(live) => {
+            let attached = if live.degraded().is_empty() {
+                Check::ok(
+                    NAME,
+                    "all programs attached; the records about a test socket are right",
+                )
+            } else {
+                Check::degraded(
+                    NAME,
+                    live.degraded().join("; "),
+                    "what that means for what you see is in docs/limitations.md",
+                )
+            };
+            (vec![attached, time_wait(&live)], live.backends())
+        }
         Err(failure) => {
             let sentence = failure.to_string();
             let (found, remedy) = sentence
                 .split_once("; ")
                 .unwrap_or((&sentence, "please report it"));
-            Check::missing(NAME, found, remedy)
+            (vec![Check::missing(NAME, found, remedy)], none)
         }
+    }
+}
+
+/// How TIME_WAIT is seen.
+fn time_wait(live: &Live) -> Check {
+    const NAME: &str = "TIME_WAIT";
+    let seen_by_timer = live.settings().minisockets;
+    match live.no_fentry() {
+        None => Check::ok(
+            NAME,
+            "by the kernel's functions (fentry): every date is exact",
+        ),
+        Some(why) if seen_by_timer => Check::degraded(
+            NAME,
+            format!("by the timers' tracepoints, because {why}"),
+            "some dates are inferred and marked so (docs/limitations.md); for fentry boot a kernel that allows it, without lockdown",
+        ),
+        Some(_) => Check::degraded(
+            NAME,
+            "not seen, neither its beginning nor its end",
+            "see the check before this one",
+        ),
     }
 }
 
@@ -125,8 +155,11 @@ fn table(report: &Report<'_>) -> io::Result<()> {
             writeln!(out, "{:width$}            -> {remedy}", "")?;
         }
     }
+    if !report.backends.is_empty() {
+        writeln!(out)?;
+    }
     for (need, backend) in &report.backends {
-        writeln!(out, "\n{need}: by {backend}")?;
+        writeln!(out, "{need}: by {backend}")?;
     }
     let verdict = if report.can_trace {
         "This machine can trace."

@@ -1,7 +1,16 @@
-//! The command line: what was typed (`args`), what it means (`words`), and one file per command.
+//! The command line: what was typed (`args`), what it means (`words`), one file per
+//! command, and what commands share: the trace of the running kernel (`session`), its output (`output`,
+//! `telling`) and its recording (`recording`).
 
 mod args;
 mod doctor;
+mod output;
+mod record;
+mod recording;
+mod replay;
+mod session;
+mod signals;
+mod telling;
 mod trace;
 mod words;
 
@@ -18,6 +27,8 @@ use args::{Cli, Command};
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Some(Command::Record(args)) => record::run(&args),
+        Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         None => trace::run(&cli.trace),
     };

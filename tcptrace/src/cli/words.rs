@@ -35,6 +35,10 @@ pub(super) fn ports(word: &str) -> Result<Ports, String> {
     Ok(Ports(first..=last))
 }
 
+/// How long a connection may stay in a passing state before it is told; `None` for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StuckAfter(pub(super) Option<Duration>);
+
 /// A state in the kernel's spelling (`fin_wait1`) or that of ss (`fin-wait-1`), in any case.
 pub(super) fn state(word: &str) -> Result<TcpState, String> {
     let plain = |name: &str| name.to_lowercase().replace(['_', '-'], "");
@@ -59,20 +63,26 @@ pub(super) fn state(word: &str) -> Result<TcpState, String> {
         })
 }
 
-/// Seconds (`10`, `0.5`), or a number with a unit (`500ms`, `2m`, `1h30m`).
+/// A time to run for: see [`time`], not 0.
 pub(super) fn duration(word: &str) -> Result<Duration, String> {
-    let seconds = word.parse::<f64>().ok().map(Duration::try_from_secs_f64);
-    let duration = match seconds {
-        Some(seconds) => seconds.ok(),
-        None => word
-            .parse::<jiff::SignedDuration>()
-            .ok()
-            .and_then(|duration| Duration::try_from(duration).ok()),
-    };
-    duration
+    time(word)
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| {
             format!("{word:?} is no time to run for; it looks like 10, 0.5, 500ms, 2m or 1h")
+        })
+}
+
+/// A time to wait for: see [`time`]; `0` or `never` for ever.
+pub(super) fn stuck_after(word: &str) -> Result<StuckAfter, String> {
+    if word.eq_ignore_ascii_case("never") {
+        return Ok(StuckAfter(None));
+    }
+    time(word)
+        .map(|duration| StuckAfter(Some(duration).filter(|duration| !duration.is_zero())))
+        .ok_or_else(|| {
+            format!(
+                "{word:?} is no time to wait for; it looks like 60, 0.5, 500ms, 2m, 1h or never"
+            )
         })
 }
 
@@ -98,6 +108,15 @@ pub(super) fn buffer_size(word: &str) -> Result<u32, String> {
         .ok_or_else(|| {
             format!("{word:?} is no buffer size; it is a power of two from 4K to 1G, such as 8M")
         })
+}
+
+/// Seconds (`10`, `0.5`), or a number with a unit (`500ms`, `2m`, `1h30m`).
+fn time(word: &str) -> Option<Duration> {
+    if let Ok(seconds) = word.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let duration = word.parse::<jiff::SignedDuration>().ok()?;
+    Duration::try_from(duration).ok()
 }
 
 #[cfg(test)]
@@ -135,6 +154,19 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         for word in ["0", "-1", "-5s", "x", "", "nan", "inf"] {
             assert!(duration(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn patience_may_be_endless() {
+        let seconds = |seconds| StuckAfter(Some(Duration::from_secs(seconds)));
+        assert_eq!(stuck_after("60"), Ok(seconds(60)));
+        assert_eq!(stuck_after("2m"), Ok(seconds(120)));
+        for word in ["0", "0s", "never", "Never"] {
+            assert_eq!(stuck_after(word), Ok(StuckAfter(None)), "{word}");
+        }
+        for word in ["-1", "-5s", "x", "", "nan", "inf"] {
+            assert!(stuck_after(word).is_err(), "{word}");
         }
     }
 

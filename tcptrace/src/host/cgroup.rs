@@ -1,6 +1,7 @@
 //! Owns cgroups (v2) as users name them: by id or by path.
 
 use std::{
+    collections::HashSet,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -57,6 +58,35 @@ pub fn find(word: &str) -> Result<u64, String> {
             "there is no cgroup {word:?} (looked for {}); list them with: systemd-cgls",
             path.display()
         )),
+    }
+}
+
+/// The cgroup with this id and all below it, by id. Empty when there is no such cgroup any more.
+#[must_use]
+pub fn family(id: u64) -> HashSet<u64> {
+    let mut found = HashSet::new();
+    if let Some(root) = mount_point() {
+        collect(&root, id, false, &mut found);
+    }
+    found
+}
+
+/// Adds the ids of `directory` and all below it, as far as they belong to cgroup `id`.
+fn collect(directory: &Path, id: u64, inside: bool, found: &mut HashSet<u64>) {
+    let Ok(metadata) = fs::symlink_metadata(directory) else {
+        return;
+    };
+    if !metadata.is_dir() {
+        return;
+    }
+    let inside = inside || metadata.ino() == id;
+    if inside {
+        found.insert(metadata.ino());
+    }
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), id, inside, found);
+        }
     }
 }
 

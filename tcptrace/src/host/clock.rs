@@ -18,6 +18,14 @@ pub fn wall_offset_ns() -> i64 {
     wall - (before + (after - before) / 2)
 }
 
+/// What to add to CLOCK_MONOTONIC to get CLOCK_BOOTTIME, in ns, as of now: the time spent suspended,
+/// in whole µs, for the clocks are not read at the same moment.
+#[must_use]
+pub fn suspended_ns() -> u64 {
+    let monotonic = read(libc::CLOCK_MONOTONIC);
+    u64::try_from(read(libc::CLOCK_BOOTTIME) - monotonic).unwrap_or(0) / 1000 * 1000
+}
+
 /// The kernel's HZ: the resolution of a coarse clock is one tick, kernel/time/posix-timers.c
 /// `posix_get_coarse_res` (v6.18).
 ///

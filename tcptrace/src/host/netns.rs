@@ -1,9 +1,14 @@
-//! Owns network namespaces as users name them: by inode number, by name (ip netns), by path.
+//! Owns network namespaces: as users name them (inode number, name of ip netns, path), and all there are.
 
 use std::{
+    collections::HashSet,
+    ffi::OsString,
     fs::{self, File},
     io,
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::{ffi::OsStringExt, fs::MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -54,9 +59,13 @@ impl Namespace {
     /// Moves the calling thread into this namespace.
     ///
     /// # Errors
-    /// When the file is gone or the privileges are missing (`CAP_SYS_ADMIN`).
+    /// `NotFound` when the file is gone or stands for another namespace by now, such as that of a
+    /// later process with the same id; anything else when the privileges are missing (`CAP_SYS_ADMIN`).
     pub fn enter(&self) -> io::Result<()> {
         let file = File::open(&self.path)?;
+        if file.metadata()?.ino() != u64::from(self.inode) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         // SAFETY: setns(2) only takes the descriptor, which is open.
         if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
             return Err(io::Error::last_os_error());
@@ -91,32 +100,168 @@ impl Namespace {
     }
 
     fn with_inode(inode: u32) -> Result<Self, String> {
-        let of_processes = fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
-            .map(|entry| entry.path().join("ns/net"));
-        let named = fs::read_dir(NAMED)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path());
-        of_processes
-            .chain(named)
+        candidates()
             .find(|path| fs::metadata(path).is_ok_and(|file| file.ino() == u64::from(inode)))
             .map(|path| Self { inode, path })
             .ok_or_else(|| {
                 format!(
-                    "no process and no name in {NAMED} has network namespace {inode}; list them with: lsns -t net"
+                    "no process is in network namespace {inode}, and it is mounted nowhere; list them with: lsns -t net"
                 )
             })
     }
 }
 
+/// The network namespaces that could be found.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Each once; that of the calling thread first.
+    pub namespaces: Vec<Namespace>,
+    /// Processes that may be in yet another namespace: looking it up was refused (`CAP_SYS_PTRACE`).
+    pub unreadable_processes: usize,
+}
+
+/// Finds all network namespaces that a process is in, or that are mounted anywhere (ip netns does
+/// so in /run/netns, Docker in /run/docker/netns). One that is only held by an open descriptor, by a
+/// single thread of a process or mounted in another mount namespace is not found.
+#[must_use]
+pub fn all() -> Found {
+    let mut namespaces: Vec<Namespace> = Namespace::own().into_iter().collect();
+    let mut known: HashSet<u32> = namespaces.iter().map(|own| own.inode).collect();
+    let mut refused = Vec::new();
+    for path in candidates() {
+        match fs::metadata(&path) {
+            Ok(file) => {
+                if let Ok(inode) = u32::try_from(file.ino())
+                    && known.insert(inode)
+                {
+                    namespaces.push(Namespace { inode, path });
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refused.push(path),
+            // The process has just ended.
+            Err(_) => {}
+        }
+    }
+    if !refused.is_empty() {
+        let known: HashSet<u64> = namespaces
+            .iter()
+            .filter_map(|namespace| device_list(&namespace.path))
+            .collect();
+        refused.retain(|path| device_list(path).is_none_or(|list| !known.contains(&list)));
+    }
+    Found {
+        namespaces,
+        unreadable_processes: refused.len(),
+    }
+}
+
+/// The inode number of /proc/PID/net/dev, for the path /proc/PID/ns/net. Each namespace has a file of
+/// its own there, so two processes with the same one are in the same namespace, and it may be looked
+/// at without any privilege: fs/proc/proc_net.c `get_proc_task_net`, net/core/net-procfs.c
+/// `dev_proc_net_init` (v6.18).
+fn device_list(path: &Path) -> Option<u64> {
+    let process = path.parent()?.parent()?;
+    Some(fs::metadata(process.join("net/dev")).ok()?.ino())
+}
+
+/// The files that stand for network namespaces: one for each process, and those that are mounted.
+fn candidates() -> impl Iterator<Item = PathBuf> {
+    let of_processes = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+        .map(|entry| entry.path().join("ns/net"));
+    let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = mounted(&mountinfo)
+        .into_iter()
+        // Something else may have been mounted over it.
+        .filter(|(inode, path)| fs::metadata(path).is_ok_and(|file| file.ino() == *inode))
+        .map(|(_, path)| path);
+    of_processes.chain(mounted)
+}
+
+/// Which network namespaces are mounted, by inode number, and where. The fourth field of a line is what is mounted, such as
+/// `net:[4026531840]`, the fifth where, with some bytes as `\040`: fs/proc_namespace.c
+/// `show_mountinfo`, fs/nsfs.c `nsfs_show_path` (v6.18).
+fn mounted(mountinfo: &[u8]) -> Vec<(u64, PathBuf)> {
+    mountinfo
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|byte| *byte == b' ').skip(3);
+            let what = fields.next()?.strip_prefix(b"net:[")?.strip_suffix(b"]")?;
+            let place = OsString::from_vec(unescaped(fields.next()?));
+            Some((str::from_utf8(what).ok()?.parse().ok()?, place.into()))
+        })
+        .collect()
+}
+
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let code = (*first == b'\\')
+            .then(|| str::from_utf8(tail.get(..3)?).ok())
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_namespaces_begin_with_the_own_one_and_hold_each_once() {
+        let found = all();
+        assert_eq!(found.namespaces[0], Namespace::own().unwrap());
+        let inodes: HashSet<u32> = found.namespaces.iter().map(|one| one.inode).collect();
+        assert_eq!(inodes.len(), found.namespaces.len());
+    }
+
+    #[test]
+    fn processes_in_one_namespace_show_the_same_list_of_devices() {
+        let own = device_list(Path::new("/proc/self/ns/net"));
+        assert!(own.is_some());
+        assert_eq!(own, device_list(&Namespace::own().unwrap().path));
+        let elsewhere = std::thread::spawn(|| {
+            // SAFETY: unshare(2) takes an integer; it moves this thread alone.
+            let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+            moved.then(|| device_list(Path::new("/proc/thread-self/ns/net")))
+        });
+        // Without privileges there is no other namespace to compare with.
+        if let Some(other) = elsewhere.join().unwrap() {
+            assert!(other.is_some() && other != own, "{other:?}, {own:?}");
+        }
+    }
+
+    #[test]
+    fn mounted_namespaces_are_read_from_mountinfo() {
+        let mountinfo = b"23 1 0:21 / /proc rw - proc proc rw\n\
+            30 23 0:4 net:[4026532237] /run/netns/blue rw shared:1 - nsfs nsfs rw\n\
+            31 23 0:4 net:[4026532238] /run/my\\040nets/a\\134b rw - nsfs nsfs rw\n\
+            32 23 0:4 mnt:[4026532239] /run/mnt rw - nsfs nsfs rw\nodd\n";
+        assert_eq!(
+            mounted(mountinfo),
+            [
+                (4_026_532_237, PathBuf::from("/run/netns/blue")),
+                (4_026_532_238, PathBuf::from("/run/my nets/a\\b")),
+            ]
+        );
+        assert_eq!(unescaped(br"a\04"), br"a\04");
+    }
+
+    #[test]
+    fn a_path_that_stands_for_another_namespace_is_not_entered() {
+        let stale = Namespace {
+            inode: 1,
+            ..Namespace::own().unwrap()
+        };
+        assert_eq!(stale.enter().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn the_own_namespace_is_found_in_every_way() {

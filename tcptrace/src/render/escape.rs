@@ -1,35 +1,56 @@
 //! Owns the escaping of names that others chose: whatever a process calls itself, it cannot write to
 //! the terminal.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Formatter, Write};
+
+use serde::{Serialize, Serializer};
 
 /// `bytes` as text: printable UTF-8 stays as it is; control characters, bytes that are not UTF-8,
 /// characters that turn the direction of text around and the backslash become `\xNN` or `\u{…}`.
-pub(super) fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\\' => text.push_str("\\\\"),
-                ' '..='~' => text.push(character),
-                '\0'..='\u{9f}' => push_byte(&mut text, u32::from(character)),
-                _ if is_invisible(character) => {
-                    // Writing to a String cannot fail.
-                    let _ = write!(text, "\\u{{{:x}}}", u32::from(character));
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Escaped<'a>(pub(super) &'a [u8]);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            let valid = chunk.valid();
+            if valid.bytes().all(is_plain) {
+                f.write_str(valid)?;
+            } else {
+                for character in valid.chars() {
+                    write_escaped(f, character)?;
                 }
-                _ => text.push(character),
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
             }
         }
-        for byte in chunk.invalid() {
-            push_byte(&mut text, u32::from(*byte));
-        }
+        Ok(())
     }
-    text
 }
 
-fn push_byte(text: &mut String, byte: u32) {
-    // Writing to a String cannot fail.
-    let _ = write!(text, "\\x{byte:02x}");
+impl Serialize for Escaped<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Nearly all names are plain: these need no formatting.
+        match str::from_utf8(self.0) {
+            Ok(name) if name.bytes().all(is_plain) => serializer.serialize_str(name),
+            Ok(_) | Err(_) => serializer.collect_str(self),
+        }
+    }
+}
+
+fn write_escaped(f: &mut Formatter<'_>, character: char) -> fmt::Result {
+    match character {
+        '\\' => f.write_str("\\\\"),
+        ' '..='~' => f.write_char(character),
+        '\0'..='\u{9f}' => write!(f, "\\x{:02x}", u32::from(character)),
+        _ if is_invisible(character) => write!(f, "\\u{{{:x}}}", u32::from(character)),
+        _ => f.write_char(character),
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'\\'
 }
 
 /// Zero-width and direction-changing characters, and everything else that shows nothing.
@@ -44,6 +65,10 @@ fn is_invisible(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn escaped(bytes: &[u8]) -> String {
+        Escaped(bytes).to_string()
+    }
 
     #[test]
     fn ordinary_names_stay() {
@@ -60,5 +85,20 @@ mod tests {
         assert_eq!(escaped("\u{202e}x".as_bytes()), "\\u{202e}x");
         assert_eq!(escaped("\u{9b}2J".as_bytes()), "\\x9b2J");
         assert_eq!(escaped(b"a\\x1b"), "a\\\\x1b");
+    }
+
+    #[test]
+    fn in_json_they_are_the_same_text() {
+        for name in [
+            &b"nginx"[..],
+            b"a\nb",
+            b"\xff",
+            b"a\\b\"c",
+            "größe".as_bytes(),
+        ] {
+            let json = serde_json::to_string(&Escaped(name)).unwrap();
+            let text: String = serde_json::from_str(&json).unwrap();
+            assert_eq!(text, escaped(name));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod escape;
 pub mod json;
+mod names;
 pub mod notice;
 pub mod text;
 pub mod time;
@@ -11,8 +12,10 @@ use std::{collections::BTreeMap, io};
 use tcptrace_model::{Finding, Summary};
 
 /// What a trace starts with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
+    /// Version of the tcptrace that traced.
+    pub version: String,
     /// CLOCK_BOOTTIME ns.
     pub ts_ns: u64,
     /// `uname -r`.
@@ -20,9 +23,9 @@ pub struct Start {
     /// The kernel's ticks per second; `None` when it does not tell.
     pub hz: Option<u32>,
     /// Which backend serves which need.
-    pub backends: BTreeMap<&'static str, &'static str>,
+    pub backends: BTreeMap<String, String>,
     /// What cannot be seen on this kernel, a sentence each.
-    pub degraded: Vec<&'static str>,
+    pub degraded: Vec<String>,
     /// Inode of the network namespace that the sysctls are from.
     pub netns: Option<u32>,
     /// Sysctls by name, values as the kernel writes them.
@@ -32,7 +35,7 @@ pub struct Start {
 }
 
 /// What a trace ends with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct End {
     /// CLOCK_BOOTTIME ns.
     pub ts_ns: u64,

@@ -5,6 +5,8 @@ use std::{
     io::{self, Write},
 };
 
+use super::escape::Escaped;
+
 /// Writes one line to stderr, with the program's name before it. When even that cannot be written
 /// there is nobody to tell.
 pub fn say(sentence: impl Display) {
@@ -14,4 +16,11 @@ pub fn say(sentence: impl Display) {
 /// Like [`say`], for what is no error.
 pub fn warn(sentence: impl Display) {
     say(format_args!("warning: {sentence}"));
+}
+
+/// `words` that come from outside, such as from a recording, so that they cannot write to the
+/// terminal.
+#[must_use]
+pub fn harmless(words: &str) -> String {
+    Escaped(words.as_bytes()).to_string()
 }

@@ -1,5 +1,7 @@
 //! Owns points in time and durations as text.
 
+use std::fmt::Write;
+
 use jiff::{Timestamp, tz::TimeZone};
 
 /// Turns CLOCK_BOOTTIME into wall-clock time.
@@ -36,8 +38,55 @@ impl WallClock {
     }
 
     fn timestamp(&self, ts_ns: u64) -> Timestamp {
-        Timestamp::from_nanosecond(i128::from(ts_ns) + i128::from(self.offset_ns))
-            .unwrap_or(Timestamp::UNIX_EPOCH)
+        self.since_epoch_ns(ts_ns)
+            .map_or(Timestamp::UNIX_EPOCH, |ns| {
+                Timestamp::from_nanosecond(ns.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+            })
+    }
+
+    /// ns since 1970; `None` after the year 2262.
+    fn since_epoch_ns(&self, ts_ns: u64) -> Option<i64> {
+        i64::try_from(ts_ns).ok()?.checked_add(self.offset_ns)
+    }
+}
+
+/// Writes one RFC 3339 time after the other; those within the same second cost next to nothing.
+#[derive(Clone, Debug)]
+pub struct Stamps {
+    clock: WallClock,
+    /// The second that `text` is of, since 1970.
+    second: Option<i64>,
+    text: String,
+}
+
+impl Stamps {
+    /// Of `clock`.
+    #[must_use]
+    pub fn new(clock: WallClock) -> Self {
+        Self {
+            clock,
+            second: None,
+            text: String::new(),
+        }
+    }
+
+    /// The same as [`WallClock::rfc3339`].
+    pub fn rfc3339(&mut self, ts_ns: u64) -> &str {
+        let since_epoch_ns = self.clock.since_epoch_ns(ts_ns);
+        let second = since_epoch_ns.map(|ns| ns.div_euclid(1_000_000_000));
+        match since_epoch_ns {
+            Some(ns) if self.second == second => {
+                let nanosecond = ns.rem_euclid(1_000_000_000);
+                self.text.truncate(self.text.len() - "123456789Z".len());
+                // Writing to a String cannot fail.
+                let _ = write!(self.text, "{nanosecond:09}Z");
+            }
+            Some(_) | None => {
+                self.text = self.clock.rfc3339(ts_ns);
+                self.second = second;
+            }
+        }
+        &self.text
     }
 }
 
@@ -63,6 +112,26 @@ pub fn duration(ns: u64) -> String {
     }
 }
 
+/// A duration in three digits, for prose: `950ns`, `12.3us`, `1.50ms`, `60.0s`, `1h02m03s`.
+#[must_use]
+pub fn brief(ns: u64) -> String {
+    let digits = |unit: u64, name: &str| {
+        let whole = ns / unit;
+        let hundredths = ns % unit * 100 / unit;
+        match whole {
+            0..10 => format!("{whole}.{hundredths:02}{name}"),
+            10..100 => format!("{whole}.{}{name}", hundredths / 10),
+            _ => format!("{whole}{name}"),
+        }
+    };
+    match ns {
+        1_000..1_000_000 => digits(1_000, "us"),
+        1_000_000..1_000_000_000 => digits(1_000_000, "ms"),
+        1_000_000_000..1_000_000_000_000 => digits(1_000_000_000, "s"),
+        _ => duration(ns),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +145,45 @@ mod tests {
         assert_eq!(duration(60_012_345_678), "60.012s");
         assert_eq!(duration(999_999_999_999), "999.999s");
         assert_eq!(duration(3_723_000_000_000), "1h02m03s");
+    }
+
+    #[test]
+    fn brief_durations_have_three_digits() {
+        assert_eq!(brief(0), "0ns");
+        assert_eq!(brief(999), "999ns");
+        assert_eq!(brief(1_239), "1.23us");
+        assert_eq!(brief(35_100_000), "35.1ms");
+        assert_eq!(brief(999_999_999), "999ms");
+        assert_eq!(brief(60_012_345_678), "60.0s");
+        assert_eq!(brief(125_000_000_000), "125s");
+        assert_eq!(brief(3_723_000_000_000), "1h02m03s");
+    }
+
+    #[test]
+    fn stamps_are_those_of_the_clock_within_a_second_and_beyond() {
+        let clock = WallClock {
+            offset_ns: 1_000_000_000_000_000_000,
+            zone: TimeZone::UTC,
+        };
+        let mut stamps = Stamps::new(clock.clone());
+        for ts_ns in [
+            0,
+            5,
+            999_999_999,
+            1_000_000_000,
+            2_000_000_001,
+            1_500_000_000,
+        ] {
+            assert_eq!(stamps.rfc3339(ts_ns), clock.rfc3339(ts_ns));
+        }
+        let mut before_1970 = Stamps::new(WallClock {
+            offset_ns: -10_500_000_000,
+            zone: TimeZone::UTC,
+        });
+        for ts_ns in [0, 100, 400_000_000, 600_000_000] {
+            let expected = before_1970.clock.rfc3339(ts_ns);
+            assert_eq!(before_1970.rfc3339(ts_ns), expected);
+        }
     }
 
     #[test]

@@ -5,28 +5,34 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
+    panic,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow};
+use aya::{Btf, EbpfLoader};
 use aya_log::Level;
 use hashbrown::HashMap;
 use tcptrace_common::{AF_INET, AF_INET6, Config, ListenerKey};
-use tcptrace_model::{Input, Transition};
+use tcptrace_model::{EndedBy, Input, ResetReason, Settings};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::{awaited::Awaited, snapshots::Snapshots, trouble::Trouble};
 use crate::{
     bpf::{
-        decode::{self, Decoded},
+        decode::{Decoded, Decoder},
+        end_reason,
         filters::Filters,
-        load::{Attached, HOOK, Setup},
+        hooks::{Backend, SET_STATE, TimeWaitBackend},
+        load::{Attached, Setup},
         offsets::KernelTypes,
         preflight::{self, Machine},
         self_check::{Expected, SelfCheck},
     },
     failure::Failure,
-    host::{netns::Namespace, process},
+    host::{clock, netns::Namespace, process, symbols::Symbols},
 };
 
 /// The reader is woken when the records that wait pass another eighth of the buffer. (It looks by
@@ -45,19 +51,33 @@ pub struct Request {
     pub buffer_bytes: u32,
     /// How much the eBPF program says of itself.
     pub log_level: Option<Level>,
+    /// How minisockets are to be watched.
+    pub backend: Backend,
 }
 
 /// The running kernel as a source of inputs.
 pub struct Live {
     attached: Attached,
+    decoder: Decoder,
+    /// Whether minisockets cannot be filtered as the sockets before them are.
+    known_minisockets_only: bool,
+    /// Whether RSTs of minisockets are recorded.
+    minisocket_resets: bool,
     /// Records that came while the tracer checked itself.
     early: VecDeque<Decoded>,
     /// `lost_before` of the record before.
     lost_before: u32,
-    /// A transition whose gap has been told.
-    after_gap: Option<Transition>,
+    /// An input whose gap has been told.
+    after_gap: Option<Input>,
     /// What this kernel does not let anybody see.
-    degraded: Vec<&'static str>,
+    degraded: Vec<String>,
+    /// The sockets that there were already, and those that there are after a loss.
+    snapshots: Snapshots,
+    /// Where the kernel's functions lie that end minisockets.
+    symbols: Arc<Awaited<Result<Symbols, String>>>,
+    no_symbols_told: bool,
+    /// A record that was read before a snapshot which belongs before it.
+    after_snapshot: Option<Decoded>,
 }
 
 impl Live {
@@ -66,15 +86,29 @@ impl Live {
     /// # Errors
     /// [`Failure::Unsupported`] with one sentence when the kernel or the privileges do not allow it.
     pub fn open(request: &Request) -> Result<Self, Failure> {
+        // The kernel takes its time to list its symbols, and aya to parse all of its types: it does so
+        // once for each loader, and once more for fentry.
+        let symbols = Arc::new(Awaited::of(|| Symbols::read(&end_reason::FUNCTIONS)));
+        let backend = request.backend;
+        let btf = thread::spawn(move || match backend {
+            Backend::Auto | Backend::Fentry => {
+                Btf::from_sys_fs().map_err(|error| format!("cannot read the kernel's BTF: {error}"))
+            }
+            Backend::Timer => Err("fentry was not asked for".to_owned()),
+        });
+        let loader = EbpfLoader::new();
         preflight::demand(&Machine::probe().checks(request.buffer_bytes))?;
         let types =
             KernelTypes::running().map_err(|error| Failure::Unsupported(format!("{error:#}")))?;
-        if !types.has_tracepoint(HOOK) {
+        if !types.has_tracepoint(SET_STATE) {
             return Err(Failure::Unsupported(format!(
-                "this kernel has no tracepoint {HOOK}; boot one with TCP built in and CONFIG_TRACEPOINTS=y"
+                "this kernel has no tracepoint {SET_STATE}; boot one with TCP built in and CONFIG_TRACEPOINTS=y"
             )));
         }
         let check = SelfCheck::prepare().context("cannot open a socket for the self-check")?;
+        let reset_reason = types
+            .tracepoint_arguments("tcp_send_reset")
+            .is_some_and(|arguments| arguments > 2);
         let mut config = Config {
             offsets: types.offsets().map_err(|error| {
                 Failure::Unsupported(format!(
@@ -84,27 +118,60 @@ impl Live {
             self_check_ipv4: check.cookies()[0],
             self_check_ipv6: check.cookies()[1],
             wakeup_bytes: request.buffer_bytes / WAKEUPS_PER_BUFFER,
+            reset_reason: u32::from(reset_reason),
             ..Config::UNSET
         };
         request.filters.apply(&mut config);
-        let attached = Attached::new(&Setup {
-            config,
-            ports: request.filters.ports.clone(),
-            buffer_bytes: request.buffer_bytes,
-            log_level: request.log_level,
-        })?;
+        let btf = btf
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic));
+        let attached = Attached::new(
+            loader,
+            &Setup {
+                config,
+                ports: request.filters.ports.clone(),
+                buffer_bytes: request.buffer_bytes,
+                log_level: request.log_level,
+                types: &types,
+                backend,
+                btf,
+                timer_code: &|| {
+                    end_reason::timer_code(symbols.value().as_ref().map_err(Clone::clone)?)
+                },
+            },
+        )?;
+        let hz = clock::hz().context("cannot read the kernel's HZ")?;
+        let known = Arc::clone(&symbols);
+        let decoder = Decoder {
+            tick_ns: 1_000_000_000 / u64::from(hz.max(1)),
+            boot_offset_ns: clock::suspended_ns(),
+            reset_reasons: reset_reasons(&types),
+            ended_by: Box::new(move |stack| match known.value() {
+                Ok(symbols) => end_reason::ended_by(stack, symbols),
+                Err(_) => EndedBy::Unknown,
+            }),
+        };
         let mut live = Self {
+            degraded: degraded(&types, &attached),
+            known_minisockets_only: request.filters.need_the_socket(),
+            minisocket_resets: reset_reason && attached.resets,
             attached,
+            decoder,
             early: VecDeque::new(),
             lost_before: 0,
             after_gap: None,
-            degraded: types.keeps_back().into_iter().collect(),
+            snapshots: Snapshots::new(&request.filters),
+            after_snapshot: None,
+            symbols,
+            no_symbols_told: false,
         };
         // First attached, then looked at: what the process opens in between is seen either way.
         if let Some(pid) = request.filters.pid {
             live.follow_open_sockets(pid)?;
         }
         live.check_itself(check)?;
+        live.snapshots.begin();
+        live.snapshots.wait();
         Ok(live)
     }
 
@@ -121,13 +188,57 @@ impl Live {
 
     /// Which backend serves which need.
     #[must_use]
-    pub fn backends() -> BTreeMap<&'static str, &'static str> {
-        BTreeMap::from([("transitions", "raw_tracepoint")])
+    pub fn backends(&self) -> BTreeMap<&'static str, &'static str> {
+        let mut backends = BTreeMap::from([("transitions", "raw_tracepoint")]);
+        if let Ok(backend) = &self.attached.time_wait {
+            backends.insert("time_wait", backend.name());
+        }
+        if self.attached.resets {
+            backends.insert("resets", "raw_tracepoint");
+        }
+        if self.attached.accepts {
+            backends.insert("accept", "fentry");
+        }
+        backends
+    }
+
+    /// Why minisockets are not watched by the kernel's functions (fentry); `None` when they are.
+    #[must_use]
+    pub fn no_fentry(&self) -> Option<&str> {
+        self.attached.no_fentry.as_deref()
+    }
+
+    /// What the model must know of this source.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let backend = self.attached.time_wait.as_ref().ok().copied();
+        Settings {
+            minisockets: backend.is_some(),
+            minisocket_resets: self.minisocket_resets,
+            known_minisockets_only: self.known_minisockets_only,
+            rearms_exact: backend == Some(TimeWaitBackend::Fentry),
+            ..Settings::default()
+        }
+    }
+
+    /// What could not be found out so far beside the events; each is told once.
+    pub fn unseen(&mut self) -> Vec<Trouble> {
+        let mut troubles = self.snapshots.troubles();
+        let watches = self.attached.time_wait.is_ok();
+        if let Some(Err(why)) = self.symbols.ready().filter(|_| watches)
+            && !self.no_symbols_told
+        {
+            self.no_symbols_told = true;
+            troubles.push(Trouble::Ends(format!(
+                "what ends a TIME_WAIT before its time is not known: {why}"
+            )));
+        }
+        troubles
     }
 
     /// What this kernel does not let anybody see, a sentence each.
     #[must_use]
-    pub fn degraded(&self) -> &[&'static str] {
+    pub fn degraded(&self) -> &[String] {
         &self.degraded
     }
 
@@ -136,25 +247,33 @@ impl Live {
     /// # Errors
     /// When a record cannot be decoded: it would be silently wrong to go on.
     pub fn next_input(&mut self) -> anyhow::Result<Option<Input>> {
-        if let Some(transition) = self.after_gap.take() {
-            return Ok(Some(Input::Transition(transition)));
+        if let Some(input) = self.after_gap.take().or_else(|| self.snapshots.next()) {
+            return Ok(Some(input));
         }
-        let Some(decoded) = self.next_record()? else {
+        let next = match self.after_snapshot.take() {
+            Some(decoded) => Some(decoded),
+            None => self.next_record()?,
+        };
+        // What was recorded before the snapshot began comes before it.
+        if self.snapshots.is_due(next.map(|decoded| decoded.ts_ns)) {
+            self.after_snapshot = next;
+            return Ok(self.snapshots.next());
+        }
+        let Some(decoded) = next else {
             return Ok(None);
         };
         let Decoded {
             lost_before,
+            ts_ns,
             self_check: _,
-            transition,
+            input,
         } = decoded;
         if lost_before == self.lost_before {
-            return Ok(Some(Input::Transition(transition)));
+            return Ok(Some(input));
         }
         self.lost_before = lost_before;
-        self.after_gap = Some(transition);
-        Ok(Some(Input::Gap {
-            ts_ns: transition.ts_ns,
-        }))
+        self.after_gap = Some(input);
+        Ok(Some(Input::Gap { ts_ns }))
     }
 
     /// Tells the losses since the last call.
@@ -162,9 +281,18 @@ impl Live {
     /// # Errors
     /// When the counters cannot be read.
     pub fn losses(&mut self, now_ns: u64, mut tell: impl FnMut(Input)) -> anyhow::Result<()> {
-        self.attached
-            .losses
-            .poll(now_ns, |loss| tell(Input::Lost(loss)))
+        // The machine may have been suspended since the last time.
+        self.decoder.boot_offset_ns = clock::suspended_ns();
+        let mut any = false;
+        self.attached.losses.poll(now_ns, |loss| {
+            any = true;
+            tell(Input::Lost(loss));
+        })?;
+        if any {
+            self.snapshots.want();
+        }
+        self.snapshots.look(now_ns);
+        Ok(())
     }
 
     /// Hands what the eBPF program says of itself to the logger.
@@ -186,7 +314,7 @@ impl Live {
             return Ok(Some(early));
         }
         while let Some(bytes) = self.attached.ring.next() {
-            let decoded = decoded(&bytes)?;
+            let decoded = decoded(&self.decoder, &bytes)?;
             if !decoded.self_check {
                 return Ok(Some(decoded));
             }
@@ -235,25 +363,64 @@ impl Live {
                 thread::sleep(Duration::from_millis(1));
                 continue;
             };
-            let decoded = decoded(&bytes)?;
+            let decoded = decoded(&self.decoder, &bytes)?;
             drop(bytes);
-            if !decoded.self_check {
-                self.early.push_back(decoded);
-            } else if awaited.is_about(&decoded.transition) {
-                if let Some(difference) = awaited.disagreement(&decoded.transition) {
-                    return Err(Failure::Unsupported(format!(
-                        "the tracer's check of itself failed on this kernel: {difference}; please report it with the output of: uname -r"
-                    )));
+            match &decoded.input {
+                Input::Transition(transition) if decoded.self_check => {
+                    if !awaited.is_about(transition) {
+                        continue;
+                    }
+                    if let Some(difference) = awaited.disagreement(transition) {
+                        return Err(Failure::Unsupported(format!(
+                            "the tracer's check of itself failed on this kernel: {difference}; please report it with the output of: uname -r"
+                        )));
+                    }
+                    expected.pop_front();
                 }
-                expected.pop_front();
+                _ => self.early.push_back(decoded),
             }
         }
         Ok(())
     }
 }
 
-fn decoded(record: &[u8]) -> anyhow::Result<Decoded> {
-    decode::record(record)
+/// The reasons for a RST by the running kernel's numbers; none where it does not tell them.
+fn reset_reasons(types: &KernelTypes) -> Vec<ResetReason> {
+    let mut reasons = Vec::new();
+    for (name, number) in types.enumerators("sk_rst_reason").unwrap_or_default() {
+        let (Some(name), Ok(number)) =
+            (name.strip_prefix("SK_RST_REASON_"), usize::try_from(number))
+        else {
+            continue;
+        };
+        if number >= reasons.len() {
+            reasons.resize(number + 1, ResetReason::Other);
+        }
+        reasons[number] = ResetReason::from_name(name).unwrap_or(ResetReason::Other);
+    }
+    reasons
+}
+
+/// What this kernel keeps from the trace, a sentence each.
+fn degraded(types: &KernelTypes, attached: &Attached) -> Vec<String> {
+    let mut degraded: Vec<String> = types.keeps_back().map(str::to_owned).into_iter().collect();
+    if let Err(why) = &attached.time_wait {
+        degraded.push(format!(
+            "TIME_WAIT is not seen on this kernel, neither its beginning nor its end: {why}"
+        ));
+    }
+    degraded.extend(
+        attached
+            .refused
+            .iter()
+            .map(|why| format!("why a connection was reset is not always seen: {why}")),
+    );
+    degraded
+}
+
+fn decoded(decoder: &Decoder, record: &[u8]) -> anyhow::Result<Decoded> {
+    decoder
+        .record(record)
         .map_err(|error| anyhow!("{error}; please report it with the output of: uname -r"))
 }
 

@@ -1,11 +1,18 @@
 //! What a person sees, to the character.
 
-use std::collections::BTreeMap;
+mod ladder;
+mod story;
+mod summary;
+
+use std::{collections::BTreeMap, slice::from_ref};
+
+use tcptrace_model::{Certainty, Phase, Role, TcpState};
 
 use super::*;
 
 fn start() -> Start {
     Start {
+        version: "0.1.0".to_owned(),
         ts_ns: 5_000_000_000,
         kernel: "6.12.1".to_owned(),
         hz: Some(250),
@@ -35,6 +42,7 @@ const TERMINAL: Layout = Layout {
     time: false,
     timestamp: false,
     wide: false,
+    ladder: false,
 };
 
 #[test]
@@ -76,7 +84,7 @@ fn the_longest_ipv6_addresses_stand_below_the_states_on_a_terminal_only() {
         "[2001:db8:1111:2222:3333:4444:5555:7777]:40000",
         Some(1_000),
     );
-    let text = written(TERMINAL, &[finding]);
+    let text = written(TERMINAL, from_ref(&finding));
     assert_eq!(
         text.lines().skip(1).collect::<Vec<_>>(),
         [
@@ -166,7 +174,7 @@ fn wide_tells_everything_on_one_line_in_columns() {
 #[test]
 fn colour_only_where_asked_for() {
     let finding = samples::transition("127.0.0.1:8000", "127.0.0.1:40000", Some(1_000));
-    assert!(!written(TERMINAL, &[finding]).contains('\x1b'));
+    assert!(!written(TERMINAL, from_ref(&finding)).contains('\x1b'));
     let coloured = written(
         Layout {
             colour: true,
@@ -206,19 +214,196 @@ fn losses_go_to_the_notices_in_a_sentence() {
     );
 }
 
+/// The lines of these findings, without the header.
+fn lines(layout: Layout, findings: &[Finding]) -> Vec<String> {
+    written(layout, findings)
+        .lines()
+        .skip(1)
+        .map(str::to_owned)
+        .collect()
+}
+
 #[test]
-fn the_summary_says_what_is_missing() {
-    let end = |end: End| {
-        let mut text = Text::new(Vec::new(), Vec::new(), TERMINAL, 0);
-        text.end(&end).unwrap();
-        String::from_utf8(text.out).unwrap()
+fn the_new_state_is_what_takes_the_place_of_the_socket() {
+    assert_eq!(
+        lines(
+            TERMINAL,
+            &[
+                samples::into_minisocket(Phase::TimeWait),
+                samples::into_minisocket(Phase::FinWait2),
+            ]
+        ),
+        [
+            "  1.170ms FIN_WAIT2   -> TIME_WAIT   127.0.0.1:40000       127.0.0.1:8000",
+            "  1.170ms FIN_WAIT2   -> FIN_WAIT2*  127.0.0.1:40000       127.0.0.1:8000",
+        ]
+    );
+}
+
+fn time_wait_lines(layout: Layout, found: TimeWait) -> Vec<String> {
+    lines(layout, &[Finding::TimeWait(Box::new(found))])
+}
+
+#[test]
+fn the_end_of_a_time_wait_is_one_line_where_it_fits() {
+    let expired = samples::time_wait(TimeWaitEnd::Expired);
+    assert_eq!(
+        time_wait_lines(TERMINAL, expired),
+        ["  60.012s TIME_WAIT   -> CLOSE       127.0.0.1:40000 127.0.0.1:8000 expired"]
+    );
+    let pipe = Layout {
+        width: None,
+        ..TERMINAL
     };
     assert_eq!(
-        end(samples::end()),
-        "\n12 transitions in 10.000s, 10 of them shown, 7 records LOST: what is above has gaps.\n"
+        time_wait_lines(pipe, expired),
+        [
+            "  60.012s TIME_WAIT   -> CLOSE       127.0.0.1:40000       127.0.0.1:8000        expired"
+        ]
     );
-    let mut complete = samples::end();
-    complete.summary.lost = 0;
-    complete.shown = 12;
-    assert_eq!(end(complete), "\n12 transitions in 10.000s, none lost.\n");
+}
+
+#[test]
+fn why_a_time_wait_ended_stands_below_it_where_it_does_not_fit() {
+    let reused = TimeWait {
+        time_wait_ns: Some(2_100_000_000),
+        rearmed: 2,
+        rearmed_at_least: true,
+        by: Some(samples::process(123, "curl")),
+        ..samples::time_wait(TimeWaitEnd::ReusedByConnect)
+    };
+    assert_eq!(
+        time_wait_lines(TERMINAL, reused),
+        [
+            "   2.100s TIME_WAIT   -> CLOSE       127.0.0.1:40000       127.0.0.1:8000",
+            "          reused by connect() of curl[123], timer restarted at least 2 times",
+        ]
+    );
+}
+
+#[test]
+fn an_inferred_duration_has_a_tilde_and_a_long_wait_before_it_is_told() {
+    let inferred = TimeWait {
+        fin_wait2_ns: Some(3_200_000_000),
+        certainty: Certainty::Inferred,
+        doubts: samples::doubts(&[Doubt::DateFromTimer]),
+        ..samples::time_wait(TimeWaitEnd::Expired)
+    };
+    assert_eq!(
+        time_wait_lines(TERMINAL, inferred),
+        [
+            " ~60.012s TIME_WAIT   -> CLOSE       127.0.0.1:40000       127.0.0.1:8000",
+            "          expired, after 3.20s in FIN_WAIT2*",
+        ]
+    );
+    let shortest_that_is_too_long = TimeWait {
+        time_wait_ns: Some(100_000_000),
+        ..inferred
+    };
+    assert!(time_wait_lines(TERMINAL, shortest_that_is_too_long)[0].starts_with("   ~100ms TIME"));
+}
+
+#[test]
+fn an_end_that_is_not_shown_is_said_to_be_unknown() {
+    let found = TimeWait {
+        certainty: Certainty::Unknown,
+        doubts: samples::doubts(&[Doubt::EndNotShown, Doubt::RecordsLost]),
+        ..samples::time_wait(TimeWaitEnd::Unknown)
+    };
+    assert_eq!(
+        time_wait_lines(TERMINAL, found)[1],
+        "          ended, why is not known (records were lost)"
+    );
+}
+
+#[test]
+fn a_wait_for_a_fin_that_never_came_says_so() {
+    let orphan = TimeWait {
+        last_phase: Phase::FinWait2,
+        fin_wait2_ns: Some(60_100_000_000),
+        time_wait_ns: Some(0),
+        ..samples::time_wait(TimeWaitEnd::Expired)
+    };
+    assert_eq!(
+        time_wait_lines(TERMINAL, orphan),
+        [
+            "  60.100s FIN_WAIT2*  -> CLOSE       127.0.0.1:40000       127.0.0.1:8000",
+            "          expired, the peer's FIN has not come",
+        ]
+    );
+}
+
+#[test]
+fn a_time_wait_that_never_began_asks_for_attention() {
+    assert_eq!(
+        time_wait_lines(TERMINAL, samples::time_wait(TimeWaitEnd::NeverEntered)),
+        [
+            "! 127.0.0.1:40000 127.0.0.1:8000  no TIME_WAIT (owner: curl[812]):",
+            "  tcp_max_tw_buckets of them were in use, or there was no memory.",
+        ]
+    );
+}
+
+#[test]
+fn a_time_wait_that_came_with_a_transition_has_no_second_line_unless_wide() {
+    let entered = samples::time_wait_entered();
+    let finding = |found| Finding::TimeWaitEntered(Box::new(found));
+    assert!(lines(TERMINAL, &[finding(entered)]).is_empty());
+    let older = TimeWaitEntered {
+        doubts: samples::doubts(&[Doubt::BeforeTrace]),
+        ..entered
+    };
+    assert_eq!(
+        lines(TERMINAL, &[finding(older)]),
+        [
+            "        - -           -> TIME_WAIT   127.0.0.1:40000       127.0.0.1:8000",
+            "          timer 60.0s (older than the trace)",
+        ]
+    );
+    let wide = Layout {
+        wide: true,
+        ..TERMINAL
+    };
+    let line = &lines(wide, &[finding(entered)])[0];
+    assert!(line.contains(" 0xffff888100002000 77 "), "{line}");
+    assert!(line.ends_with(" timer 60.0s"), "{line}");
+}
+
+#[test]
+fn a_stuck_connection_asks_for_attention_and_says_what_is_missing() {
+    let stuck = |state, role| {
+        let found = samples::stuck(state, role);
+        lines(TERMINAL, &[Finding::Stuck(Box::new(found))])
+    };
+    assert_eq!(
+        stuck(TcpState::CloseWait, Role::Server),
+        [
+            "! 127.0.0.1:40000 -> 127.0.0.1:8000  server nginx[77] has been in CLOSE_WAIT for",
+            "  61.0s: the peer's FIN has come, the application here has not closed.",
+        ]
+    );
+    assert_eq!(
+        stuck(TcpState::FinWait2, Role::Unknown),
+        [
+            "! 127.0.0.1:40000 -- 127.0.0.1:8000  127.0.0.1:40000 curl[812] has been in",
+            "  FIN_WAIT2 for 61.0s: the peer has acknowledged the FIN, its own FIN has not",
+            "  come.",
+        ]
+    );
+}
+
+#[test]
+fn one_that_is_older_than_the_trace_is_stuck_for_at_least_so_long() {
+    let found = Stuck {
+        doubts: samples::doubts(&[Doubt::BeforeTrace]),
+        ..samples::stuck(TcpState::LastAck, Role::Client)
+    };
+    assert_eq!(
+        lines(TERMINAL, &[Finding::Stuck(Box::new(found))]),
+        [
+            "! 127.0.0.1:40000 -> 127.0.0.1:8000  client curl[812] has been in LAST_ACK for",
+            "  at least 61.0s: the peer has not acknowledged the last FIN (older than the",
+            "  trace).",
+        ]
+    );
 }

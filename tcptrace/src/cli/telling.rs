@@ -1,0 +1,205 @@
+//! Owns `Telling`: what becomes of the steps of a trace, live or recorded. The same steps give the
+//! same output.
+
+use std::io;
+
+use tcptrace_model::{Finding, Settings, TcpState, Tracker};
+
+use crate::{
+    record::{Ending, Step},
+    render::{End, Render, Start},
+};
+
+/// The model and the output.
+pub(super) struct Telling {
+    tracker: Tracker,
+    renderer: Box<dyn Render>,
+    /// Transitions into and out of these are shown; all when there are none.
+    states: Vec<TcpState>,
+    shown: u64,
+}
+
+impl Telling {
+    /// Nothing has been told yet.
+    pub(super) fn new(
+        settings: Settings,
+        renderer: Box<dyn Render>,
+        states: Vec<TcpState>,
+    ) -> Self {
+        Self {
+            tracker: Tracker::new(settings),
+            renderer,
+            states,
+            shown: 0,
+        }
+    }
+
+    /// Tells that it begins, at once.
+    pub(super) fn start(&mut self, start: &Start) -> io::Result<()> {
+        self.renderer.start(start)?;
+        self.renderer.flush()
+    }
+
+    /// Takes the next step and tells what there is to tell.
+    pub(super) fn step(&mut self, step: &Step) -> io::Result<()> {
+        match *step {
+            Step::Input(input) => self.tracker.handle(input),
+            Step::Tick { now_ns } => self.tracker.advance(now_ns),
+            Step::End(ending) => self.tracker.finish(ending.ts_ns),
+        }
+        while let Some(finding) = self.tracker.poll() {
+            self.tell(&finding)?;
+        }
+        match *step {
+            Step::Input(_) | Step::Tick { now_ns: _ } => Ok(()),
+            Step::End(Ending { ts_ns, duration_ns }) => self.renderer.end(&End {
+                ts_ns,
+                duration_ns,
+                shown: self.shown,
+                summary: self.tracker.summary(),
+            }),
+        }
+    }
+
+    /// How many transitions have been shown.
+    pub(super) fn shown(&self) -> u64 {
+        self.shown
+    }
+
+    /// Hands everything told so far to the reader.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.renderer.flush()
+    }
+
+    fn tell(&mut self, finding: &Finding) -> io::Result<()> {
+        match finding {
+            Finding::Transition(found) => {
+                let transition = &found.transition;
+                let wanted = |state| self.states.contains(state);
+                if !self.states.is_empty()
+                    && !wanted(&transition.oldstate)
+                    && !wanted(&transition.newstate)
+                {
+                    return Ok(());
+                }
+                self.shown += 1;
+            }
+            Finding::TimeWaitEntered(_)
+            | Finding::TimeWait(_)
+            | Finding::Connection(_)
+            | Finding::Story(_)
+            | Finding::Stuck(_)
+            | Finding::Lost(_) => {}
+        }
+        self.renderer.finding(finding)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, io::Write, rc::Rc};
+
+    use super::*;
+    use crate::{
+        record::{samples, write::Recorder},
+        render::{json::Json, text::Text},
+        source::replay::Replay,
+    };
+
+    /// Bytes that are still there when their writer is gone.
+    #[derive(Clone, Default)]
+    struct Kept(Rc<RefCell<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.borrow_mut().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Kept {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.borrow().clone()).unwrap()
+        }
+    }
+
+    fn told(
+        start: &Start,
+        settings: Settings,
+        steps: &[Step],
+        states: &[TcpState],
+        renderer: impl FnOnce(Kept) -> Box<dyn Render>,
+    ) -> String {
+        let kept = Kept::default();
+        let mut telling = Telling::new(settings, renderer(kept.clone()), states.to_vec());
+        telling.start(start).unwrap();
+        for step in steps {
+            telling.step(step).unwrap();
+        }
+        telling.flush().unwrap();
+        kept.text()
+    }
+
+    #[test]
+    fn what_was_recorded_is_told_as_it_was_live() {
+        let opening = samples::opening();
+        let steps = samples::steps();
+        let mut file = Vec::new();
+        let mut recorder = Recorder::begin(&mut file, &opening).unwrap();
+        for step in &steps {
+            recorder.step(step).unwrap();
+        }
+        recorder.flush().unwrap();
+        let mut replay = Replay::open(&file[..]).unwrap();
+        let again = replay.opening().clone();
+        let mut steps_again = Vec::new();
+        while let Some(step) = replay.next_step().unwrap() {
+            steps_again.push(step);
+        }
+
+        let offset_ns = opening.start.clock_offset_ns;
+        for states in [&[][..], &[TcpState::Close]] {
+            for json in [true, false] {
+                let renderer = |kept: Kept| -> Box<dyn Render> {
+                    if json {
+                        Box::new(Json::new(kept, offset_ns))
+                    } else {
+                        let notices = kept.clone();
+                        Box::new(Text::new(kept, notices, samples::layout(), offset_ns))
+                    }
+                };
+                let live = told(&opening.start, opening.settings, &steps, states, renderer);
+                let replayed = told(&again.start, again.settings, &steps_again, states, renderer);
+                assert!(live.lines().count() > 3, "{live}");
+                assert_eq!(replayed, live);
+            }
+        }
+    }
+
+    #[test]
+    fn the_version_told_is_that_of_the_recorder() {
+        let mut opening = samples::opening();
+        opening.start.version = "0.0.9".to_owned();
+        let line = told(&opening.start, opening.settings, &[], &[], |kept| {
+            Box::new(Json::new(kept, 0))
+        });
+        assert!(line.contains(r#""version":"0.0.9""#), "{line}");
+    }
+
+    #[test]
+    fn a_state_that_was_not_asked_for_is_not_counted_as_shown() {
+        let opening = samples::opening();
+        let renderer = || Box::new(Json::new(Vec::new(), 0));
+        let mut all = Telling::new(opening.settings, renderer(), Vec::new());
+        let mut some = Telling::new(opening.settings, renderer(), vec![TcpState::Listen]);
+        for step in samples::steps() {
+            all.step(&step).unwrap();
+            some.step(&step).unwrap();
+        }
+        assert!(all.shown() > 0);
+        assert_eq!(some.shown(), 0);
+    }
+}

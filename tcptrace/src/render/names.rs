@@ -1,0 +1,115 @@
+//! Owns the names of numbers that the system defines: errors and signals.
+
+use libc::c_int;
+
+/// The errors that a TCP socket can end with (`sk_err`): those that the kernel's TCP sets itself, and
+/// those that ICMP messages turn into (net/ipv4/icmp.c `icmp_err_convert`, net/ipv6/icmp.c
+/// `tab_unreach`, v6.18).
+const ERRORS: [(c_int, &str); 22] = [
+    (libc::EPERM, "EPERM"),
+    (libc::EINTR, "EINTR"),
+    (libc::EIO, "EIO"),
+    (libc::ENOMEM, "ENOMEM"),
+    (libc::EACCES, "EACCES"),
+    (libc::EINVAL, "EINVAL"),
+    (libc::EPIPE, "EPIPE"),
+    (libc::ENONET, "ENONET"),
+    (libc::EPROTO, "EPROTO"),
+    (libc::EMSGSIZE, "EMSGSIZE"),
+    (libc::ENOPROTOOPT, "ENOPROTOOPT"),
+    (libc::EOPNOTSUPP, "EOPNOTSUPP"),
+    (libc::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
+    (libc::ENETDOWN, "ENETDOWN"),
+    (libc::ENETUNREACH, "ENETUNREACH"),
+    (libc::ECONNABORTED, "ECONNABORTED"),
+    (libc::ECONNRESET, "ECONNRESET"),
+    (libc::ENOBUFS, "ENOBUFS"),
+    (libc::ETIMEDOUT, "ETIMEDOUT"),
+    (libc::ECONNREFUSED, "ECONNREFUSED"),
+    (libc::EHOSTDOWN, "EHOSTDOWN"),
+    (libc::EHOSTUNREACH, "EHOSTUNREACH"),
+];
+
+/// The signals of signal(7), without those of real time.
+const SIGNALS: [(c_int, &str); 31] = [
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGILL, "SIGILL"),
+    (libc::SIGTRAP, "SIGTRAP"),
+    (libc::SIGABRT, "SIGABRT"),
+    (libc::SIGBUS, "SIGBUS"),
+    (libc::SIGFPE, "SIGFPE"),
+    (libc::SIGKILL, "SIGKILL"),
+    (libc::SIGUSR1, "SIGUSR1"),
+    (libc::SIGSEGV, "SIGSEGV"),
+    (libc::SIGUSR2, "SIGUSR2"),
+    (libc::SIGPIPE, "SIGPIPE"),
+    (libc::SIGALRM, "SIGALRM"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGSTKFLT, "SIGSTKFLT"),
+    (libc::SIGCHLD, "SIGCHLD"),
+    (libc::SIGCONT, "SIGCONT"),
+    (libc::SIGSTOP, "SIGSTOP"),
+    (libc::SIGTSTP, "SIGTSTP"),
+    (libc::SIGTTIN, "SIGTTIN"),
+    (libc::SIGTTOU, "SIGTTOU"),
+    (libc::SIGURG, "SIGURG"),
+    (libc::SIGXCPU, "SIGXCPU"),
+    (libc::SIGXFSZ, "SIGXFSZ"),
+    (libc::SIGVTALRM, "SIGVTALRM"),
+    (libc::SIGPROF, "SIGPROF"),
+    (libc::SIGWINCH, "SIGWINCH"),
+    (libc::SIGIO, "SIGIO"),
+    (libc::SIGPWR, "SIGPWR"),
+    (libc::SIGSYS, "SIGSYS"),
+];
+
+/// `ECONNRESET`, or `errno 200` for one without a name here; `None` for 0, which is no error.
+pub(super) fn error(number: u16) -> Option<String> {
+    (number != 0).then(|| {
+        name(&ERRORS, number.into()).map_or_else(|| format!("errno {number}"), str::to_owned)
+    })
+}
+
+/// `SIGKILL`; `None` for one without a name.
+pub(super) fn signal(number: u8) -> Option<&'static str> {
+    name(&SIGNALS, number.into())
+}
+
+fn name(table: &[(c_int, &'static str)], number: c_int) -> Option<&'static str> {
+    table
+        .iter()
+        .find(|(known, _)| *known == number)
+        .map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_their_names_and_unknown_ones_their_number() {
+        assert_eq!(error(0), None);
+        assert_eq!(error(104).unwrap(), "ECONNRESET");
+        assert_eq!(error(110).unwrap(), "ETIMEDOUT");
+        assert_eq!(error(4000).unwrap(), "errno 4000");
+    }
+
+    #[test]
+    fn signals_have_their_names() {
+        assert_eq!(signal(9), Some("SIGKILL"));
+        assert_eq!(signal(2), Some("SIGINT"));
+        assert_eq!(signal(0), None);
+        assert_eq!(signal(34), None);
+    }
+
+    #[test]
+    fn no_number_is_named_twice() {
+        for table in [&ERRORS[..], &SIGNALS] {
+            for (index, (number, _)) in table.iter().enumerate() {
+                assert!(table[..index].iter().all(|(other, _)| other != number));
+            }
+        }
+    }
+}
