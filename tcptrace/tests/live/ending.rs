@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use crate::endings::ENDINGS;
 use crate::sockets::Family;
 use crate::tracer::{self, Process, Tracer};
-use crate::{Scenario, netns, ports, sys};
+use crate::{Scenario, netns, ports, programs, sys};
 
 /// "At once", on a machine that is twenty times slower than others.
 const SOON: Duration = Duration::from_secs(20);
@@ -18,6 +18,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("ending: SIGINT", || by_signal(libc::SIGINT)),
         Scenario::new("ending: SIGTERM", || by_signal(libc::SIGTERM)),
+        Scenario::new("ending: SIGKILL leaves nothing behind", killed),
         Scenario::new("ending: --count", by_count),
         Scenario::new("ending: --duration", by_duration),
         Scenario::new("ending: reader gone, with traffic", || {
@@ -58,6 +59,25 @@ fn by_signal(signal: libc::c_int) -> Result<()> {
             "only {printed} transitions of a whole connection were printed"
         );
         Ok(())
+    })
+}
+
+/// Nobody could tell the kernel to take its programs back, so it must do that by itself.
+fn killed() -> Result<()> {
+    netns::with_new(|_| {
+        let tracer = Tracer::json(&[])?;
+        connect(ports::next())?;
+        let programs = programs::of_process(tracer.pid())?;
+        ensure!(!programs.is_empty(), "a tracer has programs");
+        sys::signal(tracer.pid(), libc::SIGKILL)?;
+        tracer.wait()?;
+        let gone = || {
+            programs
+                .iter()
+                .all(|number| programs::exists(*number).is_ok_and(|exists| !exists))
+        };
+        // The kernel frees them in its own time.
+        sys::wait_until(gone, "the programs of a killed tracer to go")
     })
 }
 

@@ -152,6 +152,8 @@ fn data_after_close(Pair { client, server }: Pair) -> Result<()> {
     drop(client);
     expect_fin(&server)?;
     server.send(b"too late")?;
+    // A busy CPU may deliver it, and the RST, only after send() has returned.
+    server.wait_for_error()?;
     match server.send(b"refused") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => anyhow::bail!("the second send must fail with EPIPE, but: {other:?}"),
@@ -175,7 +177,8 @@ fn both_at_once(Pair { client, server }: Pair) {
     });
 }
 
-fn expect_fin(socket: &Socket) -> Result<()> {
+/// Waits for the peer's FIN.
+pub(crate) fn expect_fin(socket: &Socket) -> Result<()> {
     let received = socket.receive().context("expected the peer's FIN")?;
     ensure!(
         received == 0,
@@ -184,7 +187,8 @@ fn expect_fin(socket: &Socket) -> Result<()> {
     Ok(())
 }
 
-fn expect_reset(socket: &Socket) -> Result<()> {
+/// Waits for the peer's RST.
+pub(crate) fn expect_reset(socket: &Socket) -> Result<()> {
     match socket.receive() {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
         other => anyhow::bail!("expected a reset from the peer, but: {other:?}"),

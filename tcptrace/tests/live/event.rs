@@ -30,10 +30,12 @@ impl State {
     pub(crate) const SYN_RECV: Self = Self(3);
     pub(crate) const FIN_WAIT1: Self = Self(4);
     pub(crate) const FIN_WAIT2: Self = Self(5);
+    pub(crate) const TIME_WAIT: Self = Self(6);
     pub(crate) const CLOSE: Self = Self(7);
     pub(crate) const CLOSE_WAIT: Self = Self(8);
     pub(crate) const LAST_ACK: Self = Self(9);
     pub(crate) const LISTEN: Self = Self(10);
+    pub(crate) const CLOSING: Self = Self(11);
 
     /// The state with this number, if the kernel has one.
     pub(crate) fn from_number(number: u32) -> Option<Self> {

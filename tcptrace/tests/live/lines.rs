@@ -1,11 +1,13 @@
 //! The tracer's JSON lines, read strictly: a field that is missing or of the wrong type is an error.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::event::{Event, State, Step};
+use crate::told::{Connection, Entered, Minisocket, Stuck};
 
 /// One line of `kind` "transition".
 #[derive(Clone, Debug)]
@@ -35,8 +37,14 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) transitions: Vec<Transition>,
-    /// The sum over all `lost` lines.
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) entered: Vec<Entered>,
+    pub(crate) time_waits: Vec<Minisocket>,
+    pub(crate) stuck: Vec<Stuck>,
+    /// The transitions that `lost` lines tell of, added up.
     pub(crate) lost: u64,
+    /// Records of other kinds likewise.
+    pub(crate) lost_others: u64,
     /// The `lost` lines themselves, for errors.
     pub(crate) lost_lines: Vec<String>,
     pub(crate) start: Value,
@@ -68,12 +76,25 @@ impl Report {
                 "transition" => report
                     .transitions
                     .push(transition(&value).with_context(|| format!("in the line {line}"))?),
+                "connection" => report.connections.push(
+                    Connection::parse(&value).with_context(|| format!("in the line {line}"))?,
+                ),
+                "time_wait_entered" => report
+                    .entered
+                    .push(Entered::parse(&value).with_context(|| format!("in the line {line}"))?),
+                "time_wait" => report.time_waits.push(
+                    Minisocket::parse(&value).with_context(|| format!("in the line {line}"))?,
+                ),
+                "stuck" => report
+                    .stuck
+                    .push(Stuck::parse(&value).with_context(|| format!("in the line {line}"))?),
                 "lost" => {
-                    ensure!(
-                        text(&value, "record_kind")? == "transition",
-                        "lost what? {line}"
-                    );
-                    report.lost += number(&value, "records")?;
+                    let records = number(&value, "records")?;
+                    if text(&value, "record_kind")? == "transition" {
+                        report.lost += records;
+                    } else {
+                        report.lost_others += records;
+                    }
                     report.lost_lines.push(line.clone());
                 }
                 other => bail!("a line of kind {other:?}, which no document names: {line}"),
@@ -91,6 +112,49 @@ impl Report {
             .collect()
     }
 
+    /// Fails unless the summary counts what the lines tell, each by its word.
+    pub(crate) fn check_counts(&self) -> Result<()> {
+        let summary = &self.summary;
+        for (name, lines) in [
+            ("connections", self.connections.len()),
+            ("time_waits_entered", self.entered.len()),
+            ("stuck", self.stuck.len()),
+        ] {
+            let counted = number(summary, name)?;
+            ensure!(
+                counted == lines as u64,
+                "summary counts {counted} {name}, but {lines} were told"
+            );
+        }
+        let tally = |words: &mut dyn Iterator<Item = &str>| {
+            let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+            for word in words {
+                *counts.entry(word.to_owned()).or_default() += 1;
+            }
+            counts
+        };
+        let connections = self.connections.iter();
+        let closes = tally(&mut connections.clone().map(|line| line.close.as_str()));
+        let causes = tally(&mut connections.map(|line| line.cause.as_str()));
+        let ended = self.time_waits.iter();
+        let ended = ended.filter(|line| !line.sure.doubts("trace_ended"));
+        let ends = tally(&mut ended.map(|line| line.end.as_str()));
+        for (name, told) in [
+            ("closes", closes),
+            ("causes", causes),
+            ("time_wait_ends", ends),
+        ] {
+            let counted: BTreeMap<String, u64> =
+                serde_json::from_value(field(summary, name)?.clone())
+                    .with_context(|| format!("{name} in {summary}"))?;
+            ensure!(
+                counted == told,
+                "summary counts the {name} as {counted:?}, but the lines make {told:?}"
+            );
+        }
+        Ok(())
+    }
+
     fn check_summary(&self) -> Result<()> {
         let shown = number(&self.summary, "shown")?;
         let lost = number(&self.summary, "lost")?;
@@ -100,9 +164,9 @@ impl Report {
             self.transitions.len()
         );
         ensure!(
-            lost == self.lost,
+            lost == self.lost + self.lost_others,
             "summary counts {lost} lost records, but the lost lines add up to {}",
-            self.lost
+            self.lost + self.lost_others
         );
         Ok(())
     }
@@ -162,7 +226,8 @@ fn pointer(text: &str) -> Result<u64> {
     u64::from_str_radix(digits, 16).with_context(|| format!("skaddr {text:?} is not hexadecimal"))
 }
 
-fn address(value: &Value, name: &str, ipv6: bool) -> Result<IpAddr> {
+/// A field that must be an address of this family.
+pub(crate) fn address(value: &Value, name: &str, ipv6: bool) -> Result<IpAddr> {
     let written = text(value, name)?;
     let address: IpAddr = written
         .parse()
@@ -200,14 +265,16 @@ pub(crate) fn number(value: &Value, name: &str) -> Result<u64> {
         .with_context(|| format!("{name} is not an integer in {value}"))
 }
 
-fn small<T: TryFrom<u64>>(value: &Value, name: &str) -> Result<T> {
+/// A field that must be a number in the range of its type.
+pub(crate) fn small<T: TryFrom<u64>>(value: &Value, name: &str) -> Result<T> {
     let wide = number(value, name)?;
     T::try_from(wide)
         .ok()
         .with_context(|| format!("{name} is {wide}: out of its range"))
 }
 
-fn flag(value: &Value, name: &str) -> Result<bool> {
+/// A field that must be true or false.
+pub(crate) fn flag(value: &Value, name: &str) -> Result<bool> {
     field(value, name)?
         .as_bool()
         .with_context(|| format!("{name} is not true or false in {value}"))

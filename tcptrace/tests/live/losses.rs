@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -37,20 +38,26 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 /// The file that keeps the tracer from reading its ring buffer while it exists.
-struct Dam(PathBuf);
+pub(crate) struct Dam(PathBuf);
 
 impl Dam {
-    fn new(port: u16) -> Self {
+    pub(crate) fn new(port: u16) -> Self {
         let name = format!("tcptrace-test-{}-{port}", std::process::id());
         Self(std::env::temp_dir().join(name))
     }
 
-    fn close(&self) -> Result<()> {
+    pub(crate) fn close(&self) -> Result<()> {
         Ok(fs::write(&self.0, "")?)
     }
 
-    fn open(&self) -> Result<()> {
+    pub(crate) fn open(&self) -> Result<()> {
         Ok(fs::remove_file(&self.0)?)
+    }
+
+    /// A tracer that it holds up.
+    pub(crate) fn stops_reading(&self, mut command: Command) -> Command {
+        command.env("TCPTRACE_TEST_STOP_READING", &self.0);
+        command
     }
 }
 
@@ -62,9 +69,8 @@ impl Drop for Dam {
 }
 
 fn start(flags: &[&str], dam: &Dam) -> Result<Tracer> {
-    let mut command = tracer::command(&["--json", "-N", "/proc/self/ns/net"], flags);
-    command.env("TCPTRACE_TEST_STOP_READING", &dam.0);
-    Tracer::json_command(command)
+    let command = tracer::command(&["--json", "-N", "/proc/self/ns/net"], flags);
+    Tracer::json_command(dam.stops_reading(command))
 }
 
 fn burst() -> Result<()> {

@@ -16,24 +16,35 @@ mod ending;
 mod endings;
 mod event;
 mod filters;
+mod fixtures;
 mod hidden;
 mod in_state;
 mod kernel_pages;
+mod kernel_table;
 mod kernel_text;
 mod kernel_trace;
 mod lines;
 mod losses;
 mod netns;
 mod owners;
+mod peer;
 mod ports;
+mod programs;
 mod puppet;
+mod replay;
 mod scenes;
+mod sock_diag;
 mod sockets;
 mod start;
+mod stories;
+mod stuck;
 mod sys;
 mod text;
 mod thousand;
+mod time_waits;
+mod told;
 mod tracer;
+mod uncertain;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,6 +65,8 @@ pub(crate) enum Needs {
     Tracer,
     /// The tracer and a cgroup2 hierarchy.
     Cgroup,
+    /// The tracer, and a kernel that destroys sockets when asked to.
+    SockDestroy,
 }
 
 /// One test.
@@ -89,6 +102,7 @@ struct Obstacles {
     kernel_trace: Option<String>,
     tracer: Option<String>,
     cgroup: Option<String>,
+    sock_destroy: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -101,13 +115,27 @@ fn main() -> ExitCode {
             }
         };
     }
-    let arguments = Arguments::from_args();
+    if std::env::args().nth(1).as_deref() == Some(fixtures::ARGUMENT) {
+        return match fixtures::make() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("cannot make the recordings: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let mut arguments = Arguments::from_args();
+    // One more than usual: the longest test only waits.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+    arguments.test_threads.get_or_insert(threads);
     let obstacles = if arguments.list {
         Obstacles::default()
     } else {
         Obstacles::find()
     };
     let trials = [
+        time_waits::scenarios(),
+        stories::scenarios(),
         bench::scenarios(),
         start::scenarios(),
         comparison::scenarios(),
@@ -119,6 +147,9 @@ fn main() -> ExitCode {
         attributes::scenarios(),
         ending::scenarios(),
         text::scenarios(),
+        stuck::scenarios(),
+        uncertain::scenarios(),
+        replay::scenarios(),
     ];
     let trials = trials
         .into_iter()
@@ -137,7 +168,8 @@ impl Obstacles {
             return Self {
                 kernel_trace: Some(reason.clone()),
                 tracer: Some(reason.clone()),
-                cgroup: Some(reason),
+                cgroup: Some(reason.clone()),
+                sock_destroy: Some(reason),
             };
         }
         match kernel_trace::prepare() {
@@ -161,6 +193,15 @@ impl Obstacles {
             eprintln!("live tests with control groups skipped: {error:#}");
             obstacles.cgroup = Some(format!("{error:#}"));
         }
+        match sock_diag::obstacle() {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                eprintln!("live tests that destroy sockets skipped: {reason}");
+                obstacles.sock_destroy = Some(reason);
+            }
+            // Not a reason to skip: each test will fail with it.
+            Err(error) => eprintln!("live tests: {error:#}"),
+        }
         obstacles
     }
 
@@ -174,6 +215,11 @@ impl Obstacles {
                 .as_ref()
                 .or(self.tracer.as_ref())
                 .or(self.cgroup.as_ref()),
+            Needs::SockDestroy => self
+                .kernel_trace
+                .as_ref()
+                .or(self.tracer.as_ref())
+                .or(self.sock_destroy.as_ref()),
         };
         let run = move || run().map_err(|error| Failed::from(format!("{error:#}")));
         Trial::test(name, run).with_ignored_flag(obstacle.is_some())

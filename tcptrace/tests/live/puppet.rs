@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -67,6 +68,15 @@ impl Puppet {
         self.tell("accept")
     }
 
+    /// Starts a child that accepts a connection from its newest listener, and ends after the peer's FIN
+    /// with the connection open; returns the child's process id.
+    pub(crate) fn fork_to_accept(&mut self) -> Result<u32> {
+        let answer = self.ask("fork")?;
+        let pid = answer.strip_prefix("child ");
+        let pid = pid.with_context(|| format!("the puppet could not fork: {answer}"))?;
+        Ok(pid.parse()?)
+    }
+
     /// Closes all that it has connected, accepted and listened on.
     pub(crate) fn close_all(&mut self) -> Result<()> {
         self.tell("close")
@@ -86,28 +96,55 @@ impl Puppet {
         self.tell(&format!("name {hex}"))
     }
 
-    /// Ends it by a signal, with its sockets open.
-    pub(crate) fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
+    /// Ends it by SIGKILL, with its sockets open.
+    pub(crate) fn kill(self) -> Result<()> {
+        self.end_by(libc::SIGKILL)
+    }
+
+    /// Ends it by a signal, with its sockets open; fails unless it is that which ends it.
+    pub(crate) fn end_by(mut self, signal: i32) -> Result<()> {
+        sys::signal(self.child.id(), signal)?;
+        let status = self.child.wait()?;
+        ensure!(
+            status.signal() == Some(signal),
+            "signal {signal} must end the puppet, but: {status}"
+        );
         Ok(())
     }
 
-    fn tell(&mut self, command: &str) -> Result<()> {
+    /// Makes it exit with this status, with its sockets open.
+    pub(crate) fn exit(mut self, status: i32) -> Result<()> {
         let commands = self
             .commands
             .as_mut()
             .context("the puppet has been let go")?;
-        writeln!(commands, "{command}").context("the puppet has ended")?;
-        let answer = self
-            .answers
-            .recv_timeout(PATIENCE)
-            .with_context(|| format!("no answer from the puppet to {command:?}"))?;
+        writeln!(commands, "exit {status}").context("the puppet has ended")?;
+        let ended = self.child.wait()?;
+        ensure!(
+            ended.code() == Some(status),
+            "the puppet must exit with {status}, but: {ended}"
+        );
+        Ok(())
+    }
+
+    fn tell(&mut self, command: &str) -> Result<()> {
+        let answer = self.ask(command)?;
         ensure!(
             answer == "done",
             "the puppet could not {command:?}: {answer}"
         );
         Ok(())
+    }
+
+    fn ask(&mut self, command: &str) -> Result<String> {
+        let commands = self
+            .commands
+            .as_mut()
+            .context("the puppet has been let go")?;
+        writeln!(commands, "{command}").context("the puppet has ended")?;
+        self.answers
+            .recv_timeout(PATIENCE)
+            .with_context(|| format!("no answer from the puppet to {command:?}"))
     }
 }
 
@@ -125,7 +162,7 @@ pub(crate) fn perform() -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         match sockets.obey(&line?) {
-            Ok(()) => writeln!(stdout, "done")?,
+            Ok(answer) => writeln!(stdout, "{answer}")?,
             Err(error) => writeln!(stdout, "{error:#}")?,
         }
         stdout.flush()?;
@@ -141,7 +178,8 @@ struct Sockets {
 }
 
 impl Sockets {
-    fn obey(&mut self, command: &str) -> Result<()> {
+    /// Does it, and returns the answer.
+    fn obey(&mut self, command: &str) -> Result<String> {
         match command.split_once(' ').unwrap_or((command, "")) {
             ("connect", address) => {
                 let address: SocketAddr = address.parse()?;
@@ -161,7 +199,14 @@ impl Sockets {
                 let listener = self.listeners.last().context("nothing to accept from")?;
                 self.accepted.push(listener.accept()?);
             }
+            ("fork", "") => return Ok(format!("child {}", self.fork_to_accept()?)),
             ("close", "") => *self = Self::default(),
+            ("exit", status) => {
+                let status = status.parse()?;
+                // SAFETY: _exit takes an integer and does not return. Unlike exit() it runs no
+                // destructors, so it is the kernel that closes the sockets.
+                unsafe { libc::_exit(status) }
+            }
             ("user", uid) => sys::become_user(uid.parse()?)?,
             ("name", hex) => {
                 let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16);
@@ -173,6 +218,21 @@ impl Sockets {
             }
             (other, rest) => bail!("no such command: {other} {rest}"),
         }
-        Ok(())
+        Ok("done".to_owned())
+    }
+
+    fn fork_to_accept(&self) -> Result<u32> {
+        let listener = self.listeners.last().context("nothing to accept from")?;
+        // SAFETY: a puppet has one thread, so the child may do whatever the parent may.
+        let pid = sys::check(unsafe { libc::fork() }).context("cannot fork")?;
+        if pid > 0 {
+            return Ok(u32::try_from(pid)?);
+        }
+        let accepted = listener.accept();
+        let served = accepted
+            .as_ref()
+            .is_ok_and(|socket| socket.receive().is_ok());
+        // SAFETY: as for "exit". What was accepted is still open; everything else is the parent's.
+        unsafe { libc::_exit(i32::from(!served)) }
     }
 }

@@ -1,10 +1,12 @@
 //! TCP sockets with every option that a test needs to set before it binds, listens or connects.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Instant;
 
+use crate::PATIENCE;
 use crate::sys::{self, check};
 
 /// Longer than any call on loopback takes on the slowest machine; then the test fails, not hangs.
@@ -206,6 +208,25 @@ impl Socket {
         self.set(libc::SOL_SOCKET, libc::SO_LINGER, &now)
     }
 
+    /// `TCP_LINGER2` below zero: no FIN_WAIT2 once the descriptor is closed, but a reset.
+    pub(crate) fn reset_in_fin_wait2(&self) -> io::Result<()> {
+        self.set(libc::IPPROTO_TCP, libc::TCP_LINGER2, &-1_i32)
+    }
+
+    /// SO_KEEPALIVE: one probe after a second of silence, and the end a second later.
+    pub(crate) fn keep_alive_for_seconds(&self) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)?;
+        for option in [libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL, libc::TCP_KEEPCNT] {
+            self.set(libc::IPPROTO_TCP, option, &1_i32)?;
+        }
+        Ok(())
+    }
+
+    /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged.
+    pub(crate) fn give_up_after(&self, milliseconds: u32) -> io::Result<()> {
+        self.set(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &milliseconds)
+    }
+
     /// A listener that takes data with the first SYN, of up to 16 connections at once.
     pub(crate) fn accept_fast_open(&self) -> io::Result<()> {
         self.set(libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &16_i32)
@@ -217,8 +238,35 @@ impl Socket {
     }
 
     pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        self.set_status_flags(libc::O_NONBLOCK)
+    }
+
+    pub(crate) fn set_blocking(&self) -> io::Result<()> {
+        self.set_status_flags(0)
+    }
+
+    fn set_status_flags(&self, flags: libc::c_int) -> io::Result<()> {
         // SAFETY: F_SETFL takes an integer.
-        check(unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
+        check(unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+    }
+
+    /// Waits until the connection has failed; the next call on the socket says how.
+    pub(crate) fn wait_for_error(&self) -> io::Result<()> {
+        // POLLERR and POLLHUP come unasked; POLLHUP alone is that of a socket not yet connected.
+        let mut poll = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: 0,
+            revents: 0,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while poll.revents & libc::POLLERR == 0 {
+            if Instant::now() > deadline {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            // SAFETY: one pollfd, which outlives the call.
+            check(unsafe { libc::poll(&raw mut poll, 1, 20) })?;
+        }
+        Ok(())
     }
 
     /// Says that nothing more will be sent (FIN), with the descriptor still open.
@@ -232,13 +280,22 @@ impl Socket {
     }
 
     pub(crate) fn send(&self, data: &[u8]) -> io::Result<usize> {
+        self.send_with(data, 0)
+    }
+
+    /// Like [`Self::send`], but leaves the data to go with what comes next, such as the FIN.
+    pub(crate) fn send_later(&self, data: &[u8]) -> io::Result<usize> {
+        self.send_with(data, libc::MSG_MORE)
+    }
+
+    fn send_with(&self, data: &[u8], flags: libc::c_int) -> io::Result<usize> {
         // SAFETY: the kernel reads `data.len()` bytes of `data`.
         let sent = unsafe {
             libc::send(
                 self.0.as_raw_fd(),
                 data.as_ptr().cast(),
                 data.len(),
-                libc::MSG_NOSIGNAL,
+                libc::MSG_NOSIGNAL | flags,
             )
         };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())

@@ -1,9 +1,14 @@
 //! The few system calls that std does not wrap, each as a safe function that returns a `Result`.
 
+use std::ffi::CStr;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+use crate::PATIENCE;
 
 /// Turns the kernel's "-1 and errno" into an `io::Result`.
 pub(crate) fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
@@ -23,6 +28,16 @@ pub(crate) fn signal(pid: u32, signal: libc::c_int) -> Result<()> {
     Ok(())
 }
 
+/// Waits until something holds; `what` says what, for the error.
+pub(crate) fn wait_until(mut holds: impl FnMut() -> bool, what: &str) -> Result<()> {
+    let began = Instant::now();
+    while !holds() {
+        ensure!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// `CLOCK_BOOTTIME` in nanoseconds, the clock of the tracer and of the kernel's trace.
 pub(crate) fn boottime_ns() -> Result<u64> {
     let mut now = libc::timespec {
@@ -33,6 +48,32 @@ pub(crate) fn boottime_ns() -> Result<u64> {
     check(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) })
         .context("cannot read CLOCK_BOOTTIME")?;
     Ok(u64::try_from(now.tv_sec)? * 1_000_000_000 + u64::try_from(now.tv_nsec)?)
+}
+
+/// Gives the calling thread a name: what the kernel calls its `comm`.
+pub(crate) fn name_this_thread(name: &CStr) -> Result<()> {
+    // SAFETY: prctl reads the name, which ends with NUL, and keeps a copy of it.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) })
+        .with_context(|| format!("cannot call this thread {name:?}"))?;
+    Ok(())
+}
+
+/// Keeps the calling thread on the CPU on which it is.
+pub(crate) fn stay_on_this_cpu() -> Result<()> {
+    // SAFETY: sched_getcpu takes nothing; the set is plain memory that zeroes make an empty one, and
+    // CPU_SET writes within it.
+    unsafe {
+        let cpu = check(libc::sched_getcpu()).context("cannot tell on which CPU this is")?;
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(usize::try_from(cpu)?, &mut set);
+        check(libc::sched_setaffinity(
+            0,
+            size_of_val(&set),
+            &raw const set,
+        ))
+        .context("cannot stay on one CPU")?;
+    }
+    Ok(())
 }
 
 /// Whether this process runs as root.
@@ -82,21 +123,25 @@ pub(crate) fn become_user(uid: u32) -> io::Result<()> {
 
 /// A socket of `domain` and `kind`, closed on exec.
 pub(crate) fn socket(domain: libc::c_int, kind: libc::c_int) -> io::Result<OwnedFd> {
+    socket_of(domain, kind, 0)
+}
+
+/// The same, of a protocol that is not the usual one.
+pub(crate) fn socket_of(
+    domain: libc::c_int,
+    kind: libc::c_int,
+    protocol: libc::c_int,
+) -> io::Result<OwnedFd> {
     // SAFETY: socket takes integers only.
-    let fd = check(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, 0) })?;
+    let fd = check(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) })?;
     // SAFETY: the kernel has just given us this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Brings the loopback interface of this thread's network namespace up, without the `ip` program.
 pub(crate) fn loopback_up() -> Result<()> {
-    let control =
-        socket(libc::AF_INET, libc::SOCK_DGRAM).context("no socket for interface calls")?;
-    // SAFETY: ifreq is plain integers and unions of them, for which zero is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
+    let control = interface_control()?;
+    let mut request = interface(b"lo")?;
     // SAFETY: the request names its interface with a NUL and outlives the call.
     check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })
         .context("cannot read the flags of lo")?;
@@ -106,4 +151,78 @@ pub(crate) fn loopback_up() -> Result<()> {
     check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })
         .context("cannot bring lo up")?;
     Ok(())
+}
+
+/// The number of the loopback interface: 1, as it is the first of every network namespace.
+pub(crate) fn loopback_index() -> Result<i32> {
+    // SAFETY: the name ends with a NUL and outlives the call.
+    let index = unsafe { libc::if_nametoindex(c"lo".as_ptr()) };
+    ensure!(index > 0, "no interface lo: {}", io::Error::last_os_error());
+    Ok(i32::try_from(index)?)
+}
+
+/// Gives loopback one more address, of this host alone.
+pub(crate) fn add_address(address: Ipv4Addr) -> Result<()> {
+    let control = interface_control()?;
+    // A second address needs a label of its own.
+    let mut request = interface(b"lo:1")?;
+    for (call, value) in [
+        (libc::SIOCSIFADDR, address),
+        (libc::SIOCSIFNETMASK, Ipv4Addr::BROADCAST),
+    ] {
+        request.ifr_ifru.ifru_addr = socket_address(value);
+        // SAFETY: the request names its interface with a NUL and outlives the call.
+        check(unsafe { libc::ioctl(control.as_raw_fd(), call, &raw mut request) })?;
+    }
+    Ok(())
+}
+
+/// Makes packets to this address leave through loopback, though no host has it.
+pub(crate) fn add_host_route(address: Ipv4Addr) -> Result<()> {
+    let control = interface_control()?;
+    // SAFETY: rtentry is plain integers and pointers, for which zero is a valid value.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = socket_address(address);
+    route.rt_genmask = socket_address(Ipv4Addr::BROADCAST);
+    route.rt_flags = libc::RTF_UP | libc::RTF_HOST;
+    route.rt_dev = c"lo".as_ptr().cast_mut();
+    // SAFETY: the kernel reads the request and the name that it points to, which outlive the call.
+    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCADDRT, &raw mut route) })?;
+    Ok(())
+}
+
+fn interface_control() -> Result<OwnedFd> {
+    socket(libc::AF_INET, libc::SOCK_DGRAM).context("no socket for interface calls")
+}
+
+/// A request about the interface of this name.
+fn interface(name: &[u8]) -> Result<libc::ifreq> {
+    // SAFETY: ifreq is plain integers and unions of them, for which zero is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    ensure!(name.len() < request.ifr_name.len(), "a long name");
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    Ok(request)
+}
+
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    let mut data = [0; 14];
+    // After the port (sockaddr_in has it first).
+    for (to, from) in data[2..].iter_mut().zip(address.octets()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    libc::sockaddr {
+        sa_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default(),
+        sa_data: data,
+    }
+}
+
+/// Whether the running kernel is of this version or a later one; not if it does not say.
+pub(crate) fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(|one: char| !one.is_ascii_digit())
+        .map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }

@@ -15,6 +15,10 @@ use crate::{PATIENCE, sys};
 /// Exit status of a tracer that the kernel or the privileges do not allow.
 pub(crate) const NOT_ALLOWED: i32 = 3;
 
+/// For longer than this no end of a connection waits for a RST that may follow: 50 ms in the model, and
+/// the tracer's looks at its buffer.
+pub(crate) const RESET_MAY_FOLLOW: Duration = Duration::from_millis(150);
+
 /// The binary under test.
 pub(crate) fn program() -> PathBuf {
     std::env::var_os("TCPTRACE_BIN").map_or_else(
@@ -82,7 +86,7 @@ impl Tracer {
 
     /// The process id, for signals.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.pid()
     }
 
     /// Waits for one more line; `what` says which one, for the error.
@@ -105,6 +109,25 @@ impl Tracer {
         }
     }
 
+    /// Waits for one more line with all of these words.
+    pub(crate) fn wait_for_line_with(&mut self, words: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            self.wait_for_line(&format!("a line with {words:?}"))?;
+            let last = self.lines.last().map(|line| String::from_utf8_lossy(line));
+            if last.is_some_and(|line| words.iter().all(|word| line.contains(word))) {
+                return Ok(());
+            }
+        }
+        bail!("no line with {words:?} came within {PATIENCE:?}")
+    }
+
+    /// The first line, which [`Self::json_command`] has waited for.
+    pub(crate) fn start_line(&self) -> Result<serde_json::Value> {
+        let line = self.lines.first().context("no line has come yet")?;
+        Ok(serde_json::from_slice(line)?)
+    }
+
     /// Takes the lines that have come until now, so that the next one to wait for is a new one.
     pub(crate) fn take_lines(&mut self) {
         self.lines.extend(self.stdout.try_iter());
@@ -112,8 +135,19 @@ impl Tracer {
 
     /// Interrupts the trace as Ctrl-C does and reads the whole of its output.
     pub(crate) fn stop(self) -> Result<Report> {
-        sys::signal(self.pid(), libc::SIGINT)?;
+        self.interrupt()?;
         self.report()
+    }
+
+    /// The same when nothing is undecided any more: a trace that stops before is in doubt.
+    pub(crate) fn stop_settled(self) -> Result<Report> {
+        std::thread::sleep(RESET_MAY_FOLLOW);
+        self.stop()
+    }
+
+    /// Interrupts the trace as Ctrl-C does.
+    pub(crate) fn interrupt(&self) -> Result<()> {
+        sys::signal(self.pid(), libc::SIGINT)
     }
 
     /// Waits for the end of a trace that must end well, and reads the whole of its output.
@@ -185,6 +219,11 @@ impl Process {
             },
             stdout,
         ))
+    }
+
+    /// The process id, for signals.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits at most `patience` for the end.

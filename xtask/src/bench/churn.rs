@@ -1,4 +1,4 @@
-//! Owns the workload: connections over loopback, opened, accepted and reset at once.
+//! Owns the workload: connections over loopback, opened, accepted and closed at once.
 
 use std::{
     io,
@@ -35,16 +35,33 @@ pub(super) fn enter_namespace() -> Result<()> {
     Ok(())
 }
 
+/// How the connections are closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Close {
+    /// By a RST: no TIME_WAIT
+    Reset,
+    /// By two FINs, the client's first: each leaves a TIME_WAIT
+    Orderly,
+}
+
 /// Makes `connections` connections, one after the other, and returns how many there were a second.
-pub(super) fn drive(connections: u32) -> Result<f64> {
+/// Those that leave a TIME_WAIT get a network namespace of their own, or the ports would run out.
+pub(super) fn drive(connections: u32, close: Close) -> Result<f64> {
+    if close == Close::Orderly {
+        enter_namespace()?;
+    }
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen")?;
     let address = listener.local_addr()?;
     let begun = Instant::now();
     for _ in 0..connections {
         let client = TcpStream::connect(address).context("cannot connect")?;
-        let (_server, _) = listener.accept().context("cannot accept")?;
-        // With a reset at close no TIME_WAIT holds the port, so that the ports do not run out.
-        reset_at_close(&client)?;
+        let (server, _) = listener.accept().context("cannot accept")?;
+        match close {
+            Close::Reset => reset_at_close(&client)?,
+            Close::Orderly => {}
+        }
+        drop(client);
+        drop(server);
     }
     Ok(f64::from(connections) / begun.elapsed().as_secs_f64())
 }

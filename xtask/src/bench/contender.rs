@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{Sample, churn, floor::Floor};
+use super::{
+    Sample, Work,
+    churn::{self, Close},
+    floor::Floor,
+};
 use crate::{debian, process::on_path, provision};
 
 /// How long a tracer may take until its program is attached.
@@ -25,6 +29,7 @@ pub(super) enum Contender {
     Floor,
     TcptraceJson,
     TcptraceText,
+    TcptraceTimer,
     TcptraceOtherPort,
     Tcpstates,
 }
@@ -71,18 +76,19 @@ impl Programs {
 
 /// Time and number of runs of eBPF programs, as the kernel counts them.
 #[derive(Clone, Copy, Default)]
-struct Runs {
-    time_ns: u64,
-    count: u64,
+pub(super) struct Runs {
+    pub(super) time_ns: u64,
+    pub(super) count: u64,
 }
 
 impl Contender {
     /// All, in the order of the table; the first is what the others are compared with.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Untraced,
         Self::Floor,
         Self::TcptraceJson,
         Self::TcptraceText,
+        Self::TcptraceTimer,
         Self::TcptraceOtherPort,
         Self::Tcpstates,
     ];
@@ -93,13 +99,14 @@ impl Contender {
             Self::Floor => "empty program",
             Self::TcptraceJson => "tcptrace --json",
             Self::TcptraceText => "tcptrace",
+            Self::TcptraceTimer => "tcptrace --backend timer",
             Self::TcptraceOtherPort => "tcptrace --port (other)",
             Self::Tcpstates => "tcpstates",
         }
     }
 
     /// One measurement, with nothing else attached.
-    pub(super) fn measure(self, programs: &Programs, connections: u32) -> Result<Sample> {
+    pub(super) fn measure(self, programs: &Programs, work: Work) -> Result<Sample> {
         let tcptrace = |flags: &[&str]| {
             let mut command = Command::new(&programs.tcptrace);
             command.args(flags);
@@ -108,19 +115,18 @@ impl Contender {
         let mut command = match self {
             Self::Untraced => {
                 return Ok(Sample {
-                    kernel_ns: None,
-                    connections_per_second: churn::drive(connections)?,
+                    kernel: None,
+                    connections_per_second: churn::drive(work.connections, work.close)?,
                 });
             }
             Self::Floor => {
                 let floor = Floor::attach()?;
                 let fdinfo = PathBuf::from(format!("/proc/self/fdinfo/{}", floor.fd()));
-                return sample(connections, || {
-                    Runs::of_descriptor(&fdinfo).context("no times")
-                });
+                return sample(work, || Runs::of_descriptor(&fdinfo).context("no times"));
             }
             Self::TcptraceJson => tcptrace(&["--json"]),
             Self::TcptraceText => tcptrace(&[]),
+            Self::TcptraceTimer => tcptrace(&["--json", "--backend", "timer"]),
             // The workload uses a port of the ephemeral range.
             Self::TcptraceOtherPort => tcptrace(&["--port", "7"]),
             Self::Tcpstates => {
@@ -136,24 +142,28 @@ impl Contender {
             }
         };
         let tracer = Tracer::start(&mut command)?;
-        let measured = sample(connections, || tracer.runs());
+        let measured = sample(work, || tracer.runs());
         tracer.stop()?;
         measured
     }
 }
 
-fn sample(connections: u32, runs: impl Fn() -> Result<Runs>) -> Result<Sample> {
+fn sample(work: Work, runs: impl Fn() -> Result<Runs>) -> Result<Sample> {
     let before = runs()?;
-    let connections_per_second = churn::drive(connections)?;
+    let connections_per_second = churn::drive(work.connections, work.close)?;
     let after = runs()?;
     let count = after.count - before.count;
     if count == 0 {
-        bail!("the program did not run during {connections} connections");
+        bail!(
+            "the program did not run during {} connections",
+            work.connections
+        );
     }
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 ns")]
-    let kernel_ns = (after.time_ns - before.time_ns) as f64 / count as f64;
     Ok(Sample {
-        kernel_ns: Some(kernel_ns),
+        kernel: Some(Runs {
+            time_ns: after.time_ns - before.time_ns,
+            count,
+        }),
         connections_per_second,
     })
 }
@@ -186,7 +196,7 @@ impl Tracer {
                     START_LIMIT.as_secs()
                 );
             }
-            churn::drive(1)?;
+            churn::drive(1, Close::Reset)?;
             thread::sleep(Duration::from_millis(20));
         }
         // It may still be at what it does once.
@@ -195,7 +205,7 @@ impl Tracer {
     }
 
     /// The time of all its programs, each counted once however many descriptors it has, and the
-    /// number of events.
+    /// runs of the one that runs most often, which may be one on another hook.
     fn runs(&self) -> Result<Runs> {
         let folder = format!("/proc/{}/fdinfo", self.child.id());
         let mut programs: Vec<(String, Runs)> = Vec::new();
@@ -209,7 +219,6 @@ impl Tracer {
                 programs.push((id, runs));
             }
         }
-        // Several programs on one hook are together what one event costs.
         Ok(programs
             .iter()
             .fold(Runs::default(), |sum, (_, runs)| Runs {

@@ -21,6 +21,9 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 ip link set lo up
+for module in /modules/*; do
+    [ -e "$module" ] && insmod "$module"
+done
 # The ports are terminals: without this each \n would become \r\n.
 stty -F /dev/ttyS1 raw -echo
 stty -F /dev/ttyS2 raw -echo

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
@@ -23,11 +23,13 @@ const FILES: [(&str, &str); 3] = [
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 ];
 
-/// Writes the archive to `path`: `programs` as (name in /bin, file on the host).
+/// Writes the archive to `path`: `programs` as (name in /bin, file on the host), `modules` in the order
+/// of loading.
 pub(super) fn write(
     path: &Path,
     busybox: &Path,
     programs: &[(&str, &Path)],
+    modules: &[PathBuf],
     command: &[String],
 ) -> Result<()> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -35,7 +37,7 @@ pub(super) fn write(
         out: BufWriter::new(file),
         inode: 0,
     };
-    for folder in ["bin", "etc", "root"] {
+    for folder in ["bin", "etc", "modules", "root"] {
         archive.add(folder, ModeFileType::Directory, 0o755, &[])?;
     }
     archive.add("init", ModeFileType::Regular, 0o755, INIT.as_bytes())?;
@@ -55,6 +57,18 @@ pub(super) fn write(
             &format!("bin/{name}"),
             ModeFileType::Regular,
             0o755,
+            &contents,
+        )?;
+    }
+    for (index, module) in modules.iter().enumerate() {
+        let contents =
+            fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
+        // The guest loads them in the order of their names.
+        let file = module.file_name().unwrap_or_default().display();
+        archive.add(
+            &format!("modules/{index}-{file}"),
+            ModeFileType::Regular,
+            0o644,
             &contents,
         )?;
     }

@@ -15,8 +15,20 @@ use crate::{
 /// Debian's build for virtual machines: small, with the drivers that QEMU needs built in.
 const FLAVOUR: &str = "cloud-amd64";
 
-/// The kernel image of a Debian suite, fetched if it is not there yet.
-pub(super) fn of_suite(suite: &str) -> Result<PathBuf> {
+/// What a user of sock_diag needs (`ss` and the tracer's snapshot of existing sockets), in the order of
+/// loading. On a whole system the kernel loads them when they are first asked for.
+const MODULES: [&str; 2] = ["inet_diag", "tcp_diag"];
+
+/// A kernel to boot.
+pub(super) struct Kernel {
+    /// The image.
+    pub(super) image: PathBuf,
+    /// The modules that the guest loads, in this order; those that are built in are not among them.
+    pub(super) modules: Vec<PathBuf>,
+}
+
+/// The kernel of a Debian suite, fetched if it is not there yet.
+pub(super) fn of_suite(suite: &str) -> Result<Kernel> {
     let name = format!("kernels/{suite}-{FLAVOUR}");
     let folder = provision::once(&name, |aside| {
         let apt = Apt::of_suite(suite)?;
@@ -29,7 +41,10 @@ pub(super) fn of_suite(suite: &str) -> Result<PathBuf> {
         image(aside).map(drop)
     })
     .with_context(|| format!("kernel of Debian {suite}"))?;
-    image(&folder)
+    Ok(Kernel {
+        image: image(&folder)?,
+        modules: modules(&folder),
+    })
 }
 
 /// Debian's static busybox, the guest's shell.
@@ -72,15 +87,24 @@ fn packages_behind(
     Ok(Some(packages))
 }
 
+/// The modules in an unpacked tree; newer suites compress them.
+fn modules(tree: &Path) -> Vec<PathBuf> {
+    let of_versions = ["lib/modules", "usr/lib/modules"]
+        .into_iter()
+        .flat_map(|folder| list(tree.join(folder)))
+        .map(|version| version.join("kernel/net/ipv4"));
+    let folders: Vec<PathBuf> = of_versions.collect();
+    let found = MODULES.iter().filter_map(|name| {
+        let files = folders.iter().flat_map(|folder| {
+            ["ko", "ko.xz"].map(|ending| folder.join(format!("{name}.{ending}")))
+        });
+        files.into_iter().find(|file| file.is_file())
+    });
+    found.collect()
+}
+
 /// The kernel in an unpacked tree; it has moved from /boot into the modules' folder.
 fn image(tree: &Path) -> Result<PathBuf> {
-    let list = |folder: PathBuf| {
-        fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-    };
     let in_boot = list(tree.join("boot")).filter(|path| {
         path.file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
@@ -93,6 +117,14 @@ fn image(tree: &Path) -> Result<PathBuf> {
         .chain(in_modules)
         .find(|path| path.is_file())
         .with_context(|| format!("no vmlinuz in {}", workspace::shown(tree)))
+}
+
+fn list(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
 }
 
 #[cfg(test)]
@@ -112,6 +144,21 @@ mod tests {
             other => anyhow::bail!("no package {other}"),
         };
         Ok(names.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn modules_are_found_in_the_order_of_loading_compressed_or_not() {
+        let tree = std::env::temp_dir().join(format!("xtask-modules-{}", std::process::id()));
+        let folder = tree.join("lib/modules/6.1.0/kernel/net/ipv4");
+        fs::create_dir_all(&folder).expect("a folder can be made");
+        for file in ["tcp_diag.ko.xz", "inet_diag.ko", "udp_diag.ko"] {
+            fs::write(folder.join(file), "").expect("a file can be written");
+        }
+        let found = modules(&tree);
+        fs::remove_dir_all(&tree).expect("it can be removed");
+        let expected = ["inet_diag.ko", "tcp_diag.ko.xz"].map(|file| folder.join(file));
+        assert_eq!(found, expected);
+        assert!(modules(&tree).is_empty(), "all of them may be built in");
     }
 
     #[test]

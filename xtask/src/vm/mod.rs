@@ -16,6 +16,7 @@ use anyhow::{Result, bail};
 
 use self::{
     guest::{Lost, Place},
+    kernel::Kernel,
     qemu::{Hardware, Qemu},
 };
 use crate::{build_ebpf, say, statics::Linkage, test::suites};
@@ -27,7 +28,8 @@ const NO_MACHINE: u8 = 125;
 
 /// Run a command under a stock Debian kernel in QEMU, and bring back its output and exit status.
 ///
-/// The guest has tcptrace, the live test suite (as `live`) and busybox in its PATH, and nothing else.
+/// The guest has tcptrace, the live test suite (as `live`) and busybox in its PATH, and nothing else;
+/// of the kernel's modules only those of sock_diag.
 /// QEMU, the kernel and busybox are fetched once from Debian's archive into .toolchain. The console
 /// of each run is kept below target/vm.
 ///
@@ -64,7 +66,7 @@ pub(crate) struct Args {
 pub(crate) struct Machine {
     suite: String,
     qemu: Qemu,
-    kernel: PathBuf,
+    kernel: Kernel,
     busybox: PathBuf,
 }
 
@@ -152,9 +154,15 @@ impl Machine {
             programs.push((*name, path.as_path()));
         }
         let archive = place.initramfs();
-        initramfs::write(&archive, &self.busybox, &programs, &guest.command)?;
+        initramfs::write(
+            &archive,
+            &self.busybox,
+            &programs,
+            &self.kernel.modules,
+            &guest.command,
+        )?;
         let hardware = Hardware {
-            kernel: &self.kernel,
+            kernel: &self.kernel.image,
             initramfs: &archive,
             memory_mb: guest.memory_mb,
             fast_clock: guest.fast_clock,

@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+mod recordings;
+
 /// Nothing here traces, so nothing takes long, but the machine may be an emulated one.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The user "nobody", on every distribution.
@@ -58,6 +60,10 @@ fn help_explains_every_flag_and_gives_examples() {
         "--no-header",
         "--count",
         "--duration",
+        "--stuck-after",
+        "--backend",
+        "--ladder",
+        "--record",
         "--color",
         "-P",
         "-L",
@@ -76,6 +82,8 @@ fn help_explains_every_flag_and_gives_examples() {
         "-n",
         "-d",
         "-v",
+        "record",
+        "replay",
         "doctor",
     ];
     for flag in flags {
@@ -103,13 +111,15 @@ fn help_explains_every_flag_and_gives_examples() {
 
 #[test]
 fn short_help_fits_a_narrow_terminal() {
-    let run = tcptrace(&["-h"]);
-    run.assert_status(0);
-    for line in run.stdout.lines() {
-        assert!(
-            line.chars().count() <= 100,
-            "a line of more than 100 columns: {line}"
-        );
+    for words in [&["-h"][..], &["record", "-h"], &["replay", "-h"]] {
+        let run = tcptrace(words);
+        run.assert_status(0);
+        for line in run.stdout.lines() {
+            assert!(
+                line.chars().count() <= 100,
+                "a line of more than 100 columns: {line}"
+            );
+        }
     }
 }
 
@@ -149,6 +159,7 @@ fn limits_that_are_no_numbers_are_named() {
     refused(&["-d", "x"], WRONG_USAGE, &["x"]);
     refused(&["--duration=-1"], WRONG_USAGE, &["-1"]);
     refused(&["-n", "many"], WRONG_USAGE, &["many"]);
+    refused(&["--stuck-after", "long"], WRONG_USAGE, &["long", "never"]);
 }
 
 #[test]
@@ -172,6 +183,11 @@ fn unknown_output_format_is_named_with_the_known_ones() {
         &["--color", "sometimes"],
         WRONG_USAGE,
         &["sometimes", "always", "never"],
+    );
+    refused(
+        &["--backend", "kprobe"],
+        WRONG_USAGE,
+        &["kprobe", "auto", "fentry", "timer"],
     );
 }
 
@@ -419,8 +435,12 @@ fn remove_abandoned(directory: &std::path::Path) {
 }
 
 fn run(command: &mut Command) -> Run {
+    run_with(command, Stdio::null())
+}
+
+fn run_with(command: &mut Command, stdin: Stdio) -> Run {
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

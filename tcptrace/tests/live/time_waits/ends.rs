@@ -1,0 +1,478 @@
+//! Every way in which a TIME_WAIT ends before its time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::expected::{Expected, Phases, check_all};
+use super::observers::Observers;
+use crate::endings::{expect_fin, expect_reset};
+use crate::event::State;
+use crate::peer::{self, Flags, Odd, Peer};
+use crate::sockets::{Family, Pair, Socket};
+use crate::{kernel_table, netns, ports, sock_diag};
+
+/// How long each phase is held.
+const HELD: Duration = Duration::from_millis(120);
+/// More than the second that a TIME_WAIT must last before an automatic port may be used again.
+const REUSABLE: Duration = Duration::from_millis(1100);
+/// The kernel's choice of ports in a new network namespace.
+const AUTOMATIC_PORTS: &str = "32768 60999";
+
+type Scene = (&'static str, fn(&str) -> Result<Expected>);
+
+const SCENES: &[Scene] = &[
+    ("connect() from the same port", reused_by_bound_connect),
+    (
+        "connect() from the same port, in FIN_WAIT2",
+        reused_in_fin_wait2,
+    ),
+    ("connect() from an automatic port", reused_by_automatic_port),
+    ("SYN of a client on this host", reused_by_syn_of_client),
+    ("SYN with a newer timestamp", reused_by_syn_of_peer),
+    ("SYN with a later number", reused_by_syn_without_timestamps),
+    ("RST", reset),
+    ("RST in FIN_WAIT2", reset_in_fin_wait2),
+    ("RST after the FIN came again", reset_after_rearm),
+    ("RST after crossing FINs", reset_after_closing),
+    ("data", data),
+    ("data of a client on this host", data_of_client),
+    ("FIN with data", fin_with_data),
+    ("SYN in FIN_WAIT2", syn_in_fin_wait2),
+];
+
+pub(super) fn all() -> Result<()> {
+    played(SCENES)
+}
+
+pub(super) fn destroyed() -> Result<()> {
+    played(&[
+        ("destroyed", destroyed_in_time_wait),
+        ("destroyed in FIN_WAIT2", destroyed_in_fin_wait2),
+    ])
+}
+
+fn played(scenes: &[Scene]) -> Result<()> {
+    let scenes = scenes.to_vec();
+    netns::with_new(move |_| {
+        peer::set_up()?;
+        let observers = Observers::here()?;
+        let mut expected = Vec::new();
+        for (name, play) in scenes {
+            expected.push(play(name).context(name)?);
+        }
+        observers.check(|observed| check_all(&expected, observed))
+    })
+}
+
+/// A limit of none makes the kernel skip TIME_WAIT, and its last transition looks the same.
+pub(super) fn never_entered() -> Result<()> {
+    netns::with_new(|_| {
+        netns::set_sysctl("ipv4/tcp_max_tw_buckets", "0")?;
+        let observers = Observers::here()?;
+        let overflows = kernel_table::counter("TCPTimeWaitOverflow")?;
+        let port = ports::next();
+        let listener = Family::V4.listener(port)?;
+        let Pair { client, server } = Family::V4.pair(&listener, port)?;
+        let local = client.local_port()?;
+        client.shutdown_write()?;
+        expect_fin(&server)?;
+        kernel_table::wait_for_state(local, port, State::FIN_WAIT2)?;
+        drop(server);
+        expect_fin(&client)?;
+        kernel_table::wait_until_closed(&[local])?;
+        let rows = kernel_table::rows(&[local])?;
+        ensure!(
+            rows.is_empty(),
+            "the limit forbids TIME_WAIT, but: {rows:?}"
+        );
+        let overflows = kernel_table::counter("TCPTimeWaitOverflow")? - overflows;
+        ensure!(overflows == 1, "the kernel counted {overflows} overflows");
+        observers.check(|observed| {
+            let report = &observed.report;
+            ensure!(
+                report.entered.is_empty(),
+                "nothing was entered: {:?}",
+                report.entered
+            );
+            let ends: Vec<&str> = report
+                .time_waits
+                .iter()
+                .map(|one| one.end.as_str())
+                .collect();
+            ensure!(ends == ["never_entered"], "{:?}", report.time_waits);
+            report.time_waits[0].sure.is_exact()?;
+            let mine = report
+                .connections
+                .iter()
+                .find(|one| one.ends.lport == local);
+            let mine = mine.context("nothing is told of the client")?;
+            ensure!(
+                mine.never_entered && mine.minisocket.is_none() && mine.close == "local_first",
+                "it closed first and got no TIME_WAIT: {mine:?}"
+            );
+            mine.sure.is_exact()
+        })
+    })
+}
+
+/// A connection of two sockets here whose client, at a port of its own, closes first.
+struct Closed {
+    listener: Socket,
+    client_port: u16,
+    port: u16,
+    phases: Phases,
+    /// The other end, which has not closed yet.
+    other: Socket,
+}
+
+impl Closed {
+    /// `server_first` says who closes.
+    fn new(server_first: bool) -> Result<Self> {
+        let [client_port, port] = [ports::next(), ports::next()];
+        let listener = Family::V4.listener(port)?;
+        let client = bound(client_port)?;
+        client.connect(Family::V4.connects_to(port))?;
+        let server = listener.accept()?;
+        let began = Instant::now();
+        let (first, other) = if server_first {
+            (server, client)
+        } else {
+            (client, server)
+        };
+        let (local, remote) = (first.local_port()?, other.local_port()?);
+        drop(first);
+        expect_fin(&other)?;
+        kernel_table::wait_for_state(local, remote, State::FIN_WAIT2)?;
+        let phases = Phases::made_since(began);
+        std::thread::sleep(HELD);
+        Ok(Self {
+            listener,
+            client_port,
+            port,
+            phases,
+            other,
+        })
+    }
+
+    /// The other end closes too, and TIME_WAIT is held for a while.
+    fn into_time_wait(self) -> Result<TimeWaiting> {
+        let Self {
+            listener,
+            client_port,
+            port,
+            mut phases,
+            other,
+        } = self;
+        let local = other.local_port()?;
+        let remote = if local == port { client_port } else { port };
+        let began = Instant::now();
+        drop(other);
+        kernel_table::wait_for_state(remote, local, State::TIME_WAIT)?;
+        phases.waits_since(began);
+        std::thread::sleep(HELD);
+        Ok(TimeWaiting {
+            listener,
+            client_port,
+            port,
+            phases,
+        })
+    }
+}
+
+struct TimeWaiting {
+    listener: Socket,
+    client_port: u16,
+    port: u16,
+    phases: Phases,
+}
+
+/// A socket with a port of its own, which may be one that is in TIME_WAIT.
+fn bound(port: u16) -> Result<Socket> {
+    let socket = Socket::new(false)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(Family::V4.connects_to(port))?;
+    Ok(socket)
+}
+
+/// Ends a connection so that it leaves no TIME_WAIT of its own.
+fn reset_pair(client: Socket, server: &Socket) -> Result<()> {
+    client.reset_on_close()?;
+    drop(client);
+    expect_reset(server)
+}
+
+fn reused_by_bound_connect(name: &str) -> Result<Expected> {
+    let TimeWaiting {
+        listener,
+        client_port,
+        port,
+        phases,
+    } = Closed::new(false)?.into_time_wait()?;
+    let recycled = kernel_table::counter("TWRecycled")?;
+    let again = bound(client_port)?;
+    let ending = Instant::now();
+    again.connect(Family::V4.connects_to(port))?;
+    let expected = phases.ended(name, (client_port, port), "reused_by_connect", ending);
+    let recycled = kernel_table::counter("TWRecycled")? - recycled;
+    ensure!(recycled == 1, "the kernel counted {recycled} recycled");
+    reset_pair(again, &listener.accept()?)?;
+    Ok(expected.by_us())
+}
+
+/// The server has not closed yet: it answers the new SYN with an ACK, the client that with a RST, and
+/// the SYN is sent again a second later.
+fn reused_in_fin_wait2(name: &str) -> Result<Expected> {
+    let Closed {
+        listener,
+        client_port,
+        port,
+        phases,
+        other,
+    } = Closed::new(false)?;
+    let again = bound(client_port)?;
+    again.set_nonblocking()?;
+    let ending = Instant::now();
+    match again.connect(Family::V4.connects_to(port)) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        result => anyhow::bail!("the old server must answer first, but: {result:?}"),
+    }
+    let expected = phases.ended(name, (client_port, port), "reused_by_connect", ending);
+    let reset = listener.accept()?;
+    drop(other);
+    again.set_blocking()?;
+    reset_pair(again, &reset)?;
+    Ok(expected.by_us())
+}
+
+fn reused_by_automatic_port(name: &str) -> Result<Expected> {
+    let (only, port) = (ports::next(), ports::next());
+    netns::set_sysctl("ipv4/ip_local_port_range", &format!("{only} {only}"))?;
+    netns::set_sysctl("ipv4/tcp_tw_reuse", "1")?;
+    let listener = Family::V4.listener(port)?;
+    let Pair { client, server } = Family::V4.pair(&listener, port)?;
+    let began = Instant::now();
+    drop(client);
+    expect_fin(&server)?;
+    kernel_table::wait_for_state(only, port, State::FIN_WAIT2)?;
+    let mut phases = Phases::made_since(began);
+    let began = Instant::now();
+    drop(server);
+    kernel_table::wait_for_state(only, port, State::TIME_WAIT)?;
+    phases.waits_since(began);
+    std::thread::sleep(REUSABLE);
+    let ending = Instant::now();
+    let Pair { client, server } = Family::V4.pair(&listener, port)?;
+    let expected = phases.ended(name, (only, port), "reused_by_connect", ending);
+    reset_pair(client, &server)?;
+    netns::set_sysctl("ipv4/ip_local_port_range", AUTOMATIC_PORTS)?;
+    Ok(expected.by_us())
+}
+
+/// The client has no TIME_WAIT, so it may use its port at once; the server's end has.
+fn reused_by_syn_of_client(name: &str) -> Result<Expected> {
+    let TimeWaiting {
+        listener,
+        client_port,
+        port,
+        phases,
+    } = Closed::new(true)?.into_time_wait()?;
+    let again = bound(client_port)?;
+    let ending = Instant::now();
+    again.connect(Family::V4.connects_to(port))?;
+    let expected = phases.ended(name, (port, client_port), "reused_by_syn", ending);
+    reset_pair(again, &listener.accept()?)?;
+    Ok(expected)
+}
+
+/// A connection of the scripted peer whose end here closes first.
+struct Served {
+    peer: Peer,
+    /// Takes the place of a TIME_WAIT that a SYN ends.
+    listener: Socket,
+    port: u16,
+    peer_port: u16,
+    phases: Phases,
+}
+
+impl Served {
+    fn new(timestamps: bool) -> Result<Self> {
+        let (mut served, socket, began) = Self::open(timestamps)?;
+        drop(socket);
+        served.peer.expect(Flags::FIN | Flags::ACK)?;
+        served.peer.send(Flags::ACK)?;
+        kernel_table::wait_for_state(served.port, served.peer_port, State::FIN_WAIT2)?;
+        served.phases = Phases::made_since(began);
+        std::thread::sleep(HELD);
+        Ok(served)
+    }
+
+    fn open(timestamps: bool) -> Result<(Self, Socket, Instant)> {
+        let [port, peer_port] = [ports::next(), ports::next()];
+        let listener = Socket::new(false)?;
+        listener.set_reuse_address(true)?;
+        listener.bind(peer::local(port))?;
+        listener.listen(1)?;
+        let mut peer = Peer::client(port, peer_port)?;
+        if !timestamps {
+            peer = peer.without_timestamps();
+        }
+        peer.connect()?;
+        let socket = listener.accept()?;
+        let began = Instant::now();
+        let served = Self {
+            peer,
+            listener,
+            port,
+            peer_port,
+            phases: Phases::made_since(began),
+        };
+        Ok((served, socket, began))
+    }
+
+    fn in_time_wait(timestamps: bool) -> Result<Self> {
+        let mut served = Self::new(timestamps)?;
+        let began = Instant::now();
+        served.peer.send(Flags::FIN | Flags::ACK)?;
+        kernel_table::wait_for_state(served.port, served.peer_port, State::TIME_WAIT)?;
+        served.phases.waits_since(began);
+        served.peer.expect(Flags::ACK)?;
+        std::thread::sleep(HELD);
+        Ok(served)
+    }
+
+    /// Waits until the kernel has nothing of the connection.
+    fn ended(self, name: &str, end: &'static str, ending: Instant) -> Result<Expected> {
+        let ports = (self.port, self.peer_port);
+        kernel_table::wait_until_gone(&[self.peer_port])?;
+        Ok(self.phases.ended(name, ports, end, ending))
+    }
+}
+
+fn reused_by_syn_of_peer(name: &str) -> Result<Expected> {
+    // Older than what it has acknowledged, but with a newer timestamp.
+    syn_of_peer(name, true, u32::MAX - 1000)
+}
+
+fn reused_by_syn_without_timestamps(name: &str) -> Result<Expected> {
+    syn_of_peer(name, false, 1000)
+}
+
+fn syn_of_peer(name: &str, timestamps: bool, beyond: u32) -> Result<Expected> {
+    let mut served = Served::in_time_wait(timestamps)?;
+    let ending = Instant::now();
+    served.peer.send_new_syn(beyond)?;
+    served.peer.expect(Flags::SYN | Flags::ACK)?;
+    let ports = (served.port, served.peer_port);
+    let expected = served.phases.ended(name, ports, "reused_by_syn", ending);
+    served.peer.send(Flags::RST | Flags::ACK)?;
+    drop(served.listener);
+    Ok(expected)
+}
+
+fn reset(name: &str) -> Result<Expected> {
+    let mut served = Served::in_time_wait(true)?;
+    let ending = Instant::now();
+    served.peer.send(Flags::RST)?;
+    served.ended(name, "reset", ending)
+}
+
+fn reset_in_fin_wait2(name: &str) -> Result<Expected> {
+    let mut served = Served::new(true)?;
+    let ending = Instant::now();
+    served.peer.send(Flags::RST)?;
+    served.ended(name, "reset", ending)
+}
+
+fn reset_after_rearm(name: &str) -> Result<Expected> {
+    let mut served = Served::in_time_wait(true)?;
+    let again = Odd {
+        sequence: -1,
+        ..Odd::default()
+    };
+    served.peer.send_odd(Flags::FIN | Flags::ACK, again, b"")?;
+    // The kernel sets its timer anew, and says so.
+    served.peer.expect(Flags::ACK)?;
+    std::thread::sleep(HELD);
+    let ending = Instant::now();
+    served.peer.send(Flags::RST)?;
+    let expected = served.ended(name, "reset", ending)?;
+    Ok(Expected {
+        rearmed: 1,
+        ..expected
+    })
+}
+
+fn reset_after_closing(name: &str) -> Result<Expected> {
+    let (mut served, socket, _) = Served::open(true)?;
+    drop(socket);
+    served.peer.send(Flags::FIN | Flags::ACK)?;
+    kernel_table::wait_for_state(served.port, served.peer_port, State::CLOSING)?;
+    served.peer.expect(Flags::FIN | Flags::ACK)?;
+    let began = Instant::now();
+    served.peer.send(Flags::ACK)?;
+    kernel_table::wait_for_state(served.port, served.peer_port, State::TIME_WAIT)?;
+    served.phases = Phases::made_since(began);
+    served.phases.waits_since(began);
+    std::thread::sleep(HELD);
+    let ending = Instant::now();
+    served.peer.send(Flags::RST)?;
+    Ok(served.ended(name, "reset", ending)?.without_fin_wait2())
+}
+
+fn data(name: &str) -> Result<Expected> {
+    let mut served = Served::new(true)?;
+    let ending = Instant::now();
+    served.peer.send_data(Flags::ACK, b"too late")?;
+    served.peer.expect(Flags::RST)?;
+    served.ended(name, "data_after_close", ending)
+}
+
+fn data_of_client(name: &str) -> Result<Expected> {
+    let closed = Closed::new(true)?;
+    let ports = (closed.port, closed.client_port);
+    let ending = Instant::now();
+    closed.other.send(b"too late")?;
+    drop(closed.listener);
+    kernel_table::wait_until_gone(&[closed.client_port])?;
+    Ok(closed.phases.ended(name, ports, "data_after_close", ending))
+}
+
+fn fin_with_data(name: &str) -> Result<Expected> {
+    let mut served = Served::new(true)?;
+    let ending = Instant::now();
+    served
+        .peer
+        .send_data(Flags::FIN | Flags::ACK, b"too late")?;
+    served.peer.expect(Flags::RST)?;
+    served.ended(name, "data_after_close", ending)
+}
+
+fn syn_in_fin_wait2(name: &str) -> Result<Expected> {
+    let mut served = Served::new(true)?;
+    let ending = Instant::now();
+    served.peer.send_new_syn(1000)?;
+    served.peer.expect(Flags::RST | Flags::ACK)?;
+    served.ended(name, "data_after_close", ending)
+}
+
+fn destroyed_in_time_wait(name: &str) -> Result<Expected> {
+    let waiting = Closed::new(false)?.into_time_wait()?;
+    destroy(name, waiting.client_port, waiting.port, waiting.phases)
+}
+
+fn destroyed_in_fin_wait2(name: &str) -> Result<Expected> {
+    let closed = Closed::new(false)?;
+    destroy(name, closed.client_port, closed.port, closed.phases)
+}
+
+fn destroy(name: &str, lport: u16, rport: u16, phases: Phases) -> Result<Expected> {
+    let ending = Instant::now();
+    let [local, remote] = [lport, rport].map(|port| Family::V4.connects_to(port));
+    sock_diag::destroy(local, remote)?;
+    let is = |row: &kernel_table::Row| (row.lport, row.rport) == (lport, rport);
+    kernel_table::wait_for(&[lport], |rows| !rows.iter().any(is), "it to be destroyed")?;
+    Ok(phases
+        .ended(name, (lport, rport), "socket_destroyed", ending)
+        .by_us())
+}
