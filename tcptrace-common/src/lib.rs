@@ -9,6 +9,7 @@
 
 mod config;
 mod record;
+mod socket_call;
 mod state;
 
 pub use config::{
@@ -19,6 +20,7 @@ pub use record::{
     AcceptRecord, DescheduledRecord, KIND_COUNT, RecordHeader, RecordKind, ResetRecord,
     STACK_FRAMES, TimeWaitRecord, TransitionRecord, file, flag, time_wait, verdict,
 };
+pub use socket_call::{CallRecord, HolderRecord, call, socket_flag};
 pub use state::TcpState;
 
 /// `AF_INET` of include/linux/socket.h (v6.18), as `skc_family` holds it.

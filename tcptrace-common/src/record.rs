@@ -18,6 +18,10 @@ pub enum RecordKind {
     Reset = 4,
     /// A process accepted a connection: an [`AcceptRecord`].
     Accept = 5,
+    /// A bind(), listen() or connect() has returned: a [`crate::CallRecord`].
+    Call = 6,
+    /// A socket that holds a port: a [`crate::HolderRecord`].
+    Holder = 7,
 }
 
 /// How many slots the loss counters have: one per possible kind number, slot 0 unused.
@@ -25,12 +29,14 @@ pub const KIND_COUNT: u32 = 16;
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Transition,
         Self::TimeWait,
         Self::Descheduled,
         Self::Reset,
         Self::Accept,
+        Self::Call,
+        Self::Holder,
     ];
 
     /// The kind with this number; `None` if there is none.
@@ -42,6 +48,8 @@ impl RecordKind {
             3 => Some(Self::Descheduled),
             4 => Some(Self::Reset),
             5 => Some(Self::Accept),
+            6 => Some(Self::Call),
+            7 => Some(Self::Holder),
             _ => None,
         }
     }
@@ -61,6 +69,8 @@ impl RecordKind {
             Self::Descheduled => "descheduled",
             Self::Reset => "reset",
             Self::Accept => "accept",
+            Self::Call => "call",
+            Self::Holder => "holder",
         }
     }
 }

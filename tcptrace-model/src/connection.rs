@@ -278,6 +278,11 @@ impl End {
             Some(OwnerSource::Listener) => source != OwnerSource::Listener,
             // Whoever accepted it has it, whoever else had it open or closed it.
             Some(OwnerSource::Proc | OwnerSource::Closer) => source == OwnerSource::Accept,
+            // Whoever uses it has it, whoever bound it.
+            Some(OwnerSource::Bind) => matches!(
+                source,
+                OwnerSource::Connect | OwnerSource::Listen | OwnerSource::Accept
+            ),
             Some(OwnerSource::Connect | OwnerSource::Listen | OwnerSource::Accept) => false,
         };
         if better {

@@ -3,8 +3,10 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use crate::{
-    Certainty, CloseCause, CloseSequence, Direction, Doubts, Loss, Minisocket, OwnerSource, Phase,
-    Process, ResetReason, Role, Socket, TcpState, TimeWaitEnd, Transition,
+    CallFailed, CallSucceeded, Certainty, CloseCause, CloseSequence, Direction, Doubts, Loss,
+    Minisocket, OwnerSource, Phase, Process, ResetReason, Role, Socket, TcpState, TimeWaitEnd,
+    Transition,
+    conflict::{Call, Rule},
 };
 
 /// One thing to tell.
@@ -23,6 +25,10 @@ pub enum Finding {
     Story(Box<Story>),
     /// A connection has been in a state for long that it should pass through.
     Stuck(Box<Stuck>),
+    /// A bind(), listen() or connect() failed, and why.
+    CallFailed(Box<CallFailed>),
+    /// A bind() or listen() succeeded.
+    CallSucceeded(Box<CallSucceeded>),
     /// Records were lost.
     Lost(Loss),
 }
@@ -253,6 +259,8 @@ pub struct Summary {
     pub fin_wait2: Option<Durations>,
     /// Connections told to be stuck.
     pub stuck: u64,
+    /// Calls that failed, by call, errno and rule; only those that occurred, in this order.
+    pub calls_failed: Vec<((Call, u16, Rule), u64)>,
     /// Connections that are open now.
     pub open: u64,
     /// Minisockets that there are now.

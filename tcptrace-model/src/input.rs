@@ -4,7 +4,7 @@ use core::{net::SocketAddr, num::NonZeroU64};
 
 use tcptrace_common::{RecordKind, TASK_COMM_LEN, TcpState};
 
-use crate::{EndedBy, Phase, ResetReason};
+use crate::{EndedBy, ListedHolder, Phase, ResetReason, SocketCall, Surroundings};
 
 /// One fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,12 @@ pub enum Input {
     Reset(Reset),
     /// A process took a connection from its listener's queue.
     Accepted(Accepted),
+    /// A socket that holds the port of a call that failed.
+    Holder(ListedHolder),
+    /// What user space has found out about a call that failed.
+    Surroundings(Surroundings),
+    /// A bind(), listen() or connect() has returned.
+    Call(SocketCall),
     /// A snapshot of the sockets that there are: it begins, lists them, and ends.
     Snapshot(Snapshot),
     /// Records are missing between the input before this one and the next. How many, an

@@ -11,7 +11,9 @@
 
 extern crate alloc;
 
+mod call;
 mod close;
+pub mod conflict;
 mod connection;
 mod durations;
 mod endings;
@@ -35,6 +37,10 @@ mod verdict;
 mod waits;
 mod words;
 
+pub use call::{
+    CallFailed, CallSucceeded, FailedBind, HolderFound, ListedHolder, Listing, OptionsSource,
+    SocketCall, Surroundings,
+};
 pub use finding::{
     ClosedFirst, Connection, Durations, Finding, Owner, PeerEnd, ResetSeen, StateSpan, Story,
     Stuck, Summary, TimeWait, TimeWaitEntered, TransitionFinding,

@@ -64,6 +64,7 @@ impl Tally {
     /// The summary, with what there is now.
     pub(crate) fn summary(&self, open: usize, waiting: usize) -> Summary {
         Summary {
+            calls_failed: Vec::new(),
             transitions: self.transitions,
             lost: self.lost,
             evicted: self.evicted,

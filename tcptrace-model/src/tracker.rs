@@ -3,9 +3,9 @@
 use alloc::collections::VecDeque;
 
 use crate::{
-    Finding, Input, Process, Snapshot, Summary, Task, connection::End, ends::Ends,
-    listeners::Listeners, snapshots::Snapshots, stories::Stories, table::Key, tally::Tally,
-    waits::Waits,
+    Finding, Input, Process, Snapshot, Summary, Task, conflict::KernelVersion, connection::End,
+    ends::Ends, listeners::Listeners, snapshots::Snapshots, stories::Stories, table::Key,
+    tally::Tally, waits::Waits,
 };
 
 /// How long the parts of one event of the kernel may lie apart, in ns: a transition to CLOSE and the
@@ -41,6 +41,10 @@ pub struct Settings {
     /// Whether every time that a minisocket's timer is set anew is reported, as fentry does; the
     /// timer tracepoints miss those that stay in the same bucket of the wheel.
     pub rearms_exact: bool,
+    /// The kernel, for its rules of bind().
+    pub kernel: KernelVersion,
+    /// Whether calls are reported at all, and accept() with them.
+    pub calls: bool,
 }
 
 impl Default for Settings {
@@ -53,6 +57,11 @@ impl Default for Settings {
             minisocket_resets: true,
             known_minisockets_only: false,
             rearms_exact: true,
+            kernel: KernelVersion {
+                major: 6,
+                minor: 18,
+            },
+            calls: true,
         }
     }
 }
@@ -134,6 +143,7 @@ impl Tracker {
                 self.pass(accepted.ts_ns);
                 self.accepted(&accepted);
             }
+            Input::Holder(_) | Input::Surroundings(_) | Input::Call(_) => {}
             // A snapshot runs ahead of the records that are still in the buffer, and so does the
             // count of what was lost: their times do not say that all before them has been read.
             Input::Snapshot(Snapshot::Begin { ts_ns }) => self.snapshot_begins(ts_ns),

@@ -29,6 +29,7 @@ macro_rules! words {
         }
     };
 }
+pub(crate) use words;
 
 words! {
     /// How a connection ended, seen from one end.
@@ -113,6 +114,8 @@ words! {
         Accept = "accept",
         /// The process had it open when a snapshot looked.
         Proc = "proc",
+        /// The process called bind().
+        Bind = "bind",
         /// The process closed it.
         Closer = "closer",
         /// The process owns the listener that it came from; whoever accepted it may be another one.
@@ -208,6 +211,13 @@ words! {
         EndNotShown = "end_not_shown",
         /// It had not ended when the trace did.
         TraceEnded = "trace_ended",
+        /// The kernel did not list the holders of the port (or not all): they are those that the trace
+        /// knows.
+        HoldersNotListed = "holders_not_listed",
+        /// The rules, as known here, do not give the error that the kernel gave.
+        RulesDisagree = "rules_disagree",
+        /// The options of a holder are not known.
+        OptionsUnknown = "options_unknown",
     }
 }
 

@@ -165,6 +165,7 @@ impl Decoder {
                 demand(size_of::<ResetRecord>())?;
                 Input::Reset(self.reset(bytes, header)?)
             }
+            RecordKind::Call | RecordKind::Holder => return Err(DecodeError::Kind(kind)),
             RecordKind::Accept => {
                 demand(size_of::<AcceptRecord>())?;
                 Input::Accepted(accepted(bytes, header))

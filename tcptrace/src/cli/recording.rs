@@ -152,6 +152,9 @@ impl Recording {
                     | Input::MinisocketEnded(_)
                     | Input::Reset(_)
                     | Input::Accepted(_)
+                    | Input::Holder(_)
+                    | Input::Surroundings(_)
+                    | Input::Call(_)
                     | Input::Snapshot(_)
                     | Input::Gap { ts_ns: _ } => {}
                 }

@@ -14,6 +14,7 @@ use aya_log::Level;
 use tcptrace_common::PortSet;
 use tcptrace_model::{Input, Settings};
 use tokio::{
+    runtime::{self, Runtime},
     task::yield_now,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
@@ -52,9 +53,12 @@ const BATCH: usize = 16_384;
 /// tests make it overflow.
 const STOP_READING: &str = "TCPTRACE_TEST_STOP_READING";
 
-/// A trace that has begun: the kernel records.
+/// A trace that has begun: the kernel records, and Ctrl-C ends it in good order, before anything says that
+/// it does.
 pub(super) struct Begun {
     live: Live,
+    runtime: Runtime,
+    signals: Signals,
     /// What it begins with.
     pub(super) opening: Opening,
     duration: Option<Duration>,
@@ -119,8 +123,18 @@ pub(super) fn begin(
             time::duration(start.ts_ns.saturating_sub(begun_ns)),
         ));
     }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::catch()?
+    };
     Ok(Begun {
         live,
+        runtime,
+        signals,
         opening: Opening {
             start,
             settings: with_stuck_after(settings, run),
@@ -150,13 +164,15 @@ pub(super) struct Session {
 impl Session {
     /// Traces until Ctrl-C, SIGTERM, `--count`, `--duration`, or a reader that has gone.
     pub(super) fn run(&mut self, begun: Begun) -> Result<ExitCode, Failure> {
-        let start_ns = begun.opening.start.ts_ns;
-        let outcome = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the event loop")?
-            .block_on(self.trace(begun));
-        match outcome {
+        let Begun {
+            live,
+            runtime,
+            signals,
+            opening,
+            duration,
+        } = begun;
+        let start_ns = opening.start.ts_ns;
+        match runtime.block_on(self.trace(live, signals, &opening.start, duration)) {
             Ok(()) => {}
             // Whoever read the output has seen enough.
             Err(error) if is_broken_pipe(&error) => {}
@@ -172,13 +188,13 @@ impl Session {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn trace(&mut self, begun: Begun) -> anyhow::Result<()> {
-        let Begun {
-            live,
-            opening,
-            duration,
-        } = begun;
-        let mut signals = Signals::catch()?;
+    async fn trace(
+        &mut self,
+        live: Live,
+        mut signals: Signals,
+        start: &Start,
+        duration: Option<Duration>,
+    ) -> anyhow::Result<()> {
         let mut live = live
             .into_async()
             .context("cannot wait for the ring buffer")?;
@@ -189,7 +205,7 @@ impl Session {
         let stop_reading = env::var_os(STOP_READING).map(PathBuf::from);
 
         if let Some(telling) = &mut self.telling {
-            telling.start(&opening.start)?;
+            telling.start(start)?;
         }
         // There may be more in the buffer than was read.
         let mut more = false;
@@ -234,7 +250,7 @@ impl Session {
         while !self.is_done() && self.read(live.get_mut(), BATCH)? > 0 {}
         self.take_losses(live.get_mut())?;
         live.get_mut().flush_log();
-        let ending = ending(opening.start.ts_ns);
+        let ending = ending(start.ts_ns);
         self.step(&Step::Tick {
             now_ns: ending.ts_ns,
         })?;

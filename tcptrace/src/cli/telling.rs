@@ -89,6 +89,8 @@ impl Telling {
             | Finding::Connection(_)
             | Finding::Story(_)
             | Finding::Stuck(_)
+            | Finding::CallFailed(_)
+            | Finding::CallSucceeded(_)
             | Finding::Lost(_) => {}
         }
         self.renderer.finding(finding)

@@ -203,6 +203,9 @@ fn encode_input(input: Input, out: &mut Vec<u8>) -> io::Result<Kind> {
         Input::Snapshot(Snapshot::End { ts_ns, complete }) => {
             append(Kind::SnapshotEnd, &WireSnapshotEnd { ts_ns, complete }, out)
         }
+        Input::Holder(_) | Input::Surroundings(_) | Input::Call(_) => {
+            Err(io::Error::other("calls cannot be recorded"))
+        }
         Input::Gap { ts_ns } => append(Kind::Gap, &WireGap { ts_ns }, out),
         Input::Lost(loss) => append(Kind::Lost, &WireLoss::from(loss), out),
     }

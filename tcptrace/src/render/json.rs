@@ -86,7 +86,7 @@ impl<W: Write> Render for Json<W> {
                 self.line("connection", found.ts_ns, ConnectionLine::from(&**found))
             }
             // Each of its ends has had a line of its own.
-            Finding::Story(_) => Ok(()),
+            Finding::Story(_) | Finding::CallFailed(_) | Finding::CallSucceeded(_) => Ok(()),
             Finding::Stuck(found) => self.line("stuck", found.ts_ns, StuckLine::from(&**found)),
             Finding::Lost(loss) => self.line("lost", loss.ts_ns, LostLine::from(loss)),
         }

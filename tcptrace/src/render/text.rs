@@ -138,7 +138,7 @@ impl<W: Write, N: Write> Render for Text<W, N> {
             }
             Finding::TimeWait(found) => self.write(|text, line| text.time_wait(line, found)),
             // The story tells it, with the other end.
-            Finding::Connection(_) => Ok(()),
+            Finding::Connection(_) | Finding::CallFailed(_) | Finding::CallSucceeded(_) => Ok(()),
             Finding::Story(told) => self.write(|text, line| text.story(line, told)),
             Finding::Stuck(found) => self.write(|text, line| text.stuck(line, found)),
             Finding::Lost(loss) => {

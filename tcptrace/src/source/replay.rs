@@ -204,6 +204,9 @@ fn moment(step: &Step) -> u64 {
             Input::MinisocketEnded(ended) => ended.ts_ns,
             Input::Reset(reset) => reset.ts_ns,
             Input::Accepted(accepted) => accepted.ts_ns,
+            Input::Holder(holder) => holder.ts_ns,
+            Input::Surroundings(surroundings) => surroundings.ts_ns,
+            Input::Call(call) => call.ts_ns,
             Input::Snapshot(Snapshot::Socket(existing)) => existing.ts_ns,
             Input::Snapshot(Snapshot::Begin { ts_ns } | Snapshot::End { ts_ns, complete: _ })
             | Input::Gap { ts_ns } => *ts_ns,

@@ -221,7 +221,11 @@ impl Obstacles {
                 .or(self.tracer.as_ref())
                 .or(self.sock_destroy.as_ref()),
         };
-        let run = move || run().map_err(|error| Failed::from(format!("{error:#}")));
+        let run = move || {
+            sys::own_descriptors()
+                .and_then(|()| run())
+                .map_err(|error| Failed::from(format!("{error:#}")))
+        };
         Trial::test(name, run).with_ignored_flag(obstacle.is_some())
     }
 }

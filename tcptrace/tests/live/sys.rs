@@ -88,6 +88,27 @@ pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     check(unsafe { libc::unshare(flags) }).map(drop)
 }
 
+/// Gives the calling thread, and the threads it will start, a table of descriptors of their own, with
+/// nothing in it but stdin, stdout and stderr.
+///
+/// A process that another test starts holds a copy of that test's table until it runs its program. With
+/// one table for all tests it would hold these sockets too, and be the one that closes them.
+pub(crate) fn own_descriptors() -> Result<()> {
+    // SAFETY: takes integers only. Whoever owned a descriptor in this table was the test before this one
+    // on the same thread, or is on another thread, whose table stays as it is.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_UNSHARE,
+        )
+    };
+    check(libc::c_int::try_from(returned)?)
+        .context("cannot have a table of descriptors for a test")?;
+    Ok(())
+}
+
 /// Mounts `source` on `target`; `kind` is the file system's name, empty where the flags need none.
 pub(crate) fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> Result<()> {
     let text = |value: &str| std::ffi::CString::new(value).context("a mount argument with a NUL");

@@ -151,6 +151,8 @@ impl From<&Settings> for WireSettings {
             minisocket_resets,
             known_minisockets_only,
             rearms_exact,
+            kernel: _,
+            calls: _,
         } = *settings;
         Self {
             max_connections: max_connections as u64,
@@ -188,6 +190,7 @@ impl TryFrom<WireSettings> for Settings {
             minisocket_resets,
             known_minisockets_only,
             rearms_exact,
+            ..Self::default()
         })
     }
 }

@@ -377,6 +377,7 @@ impl<'a> From<&'a End> for SummaryLine<'a> {
             time_wait,
             fin_wait2,
             stuck,
+            calls_failed: _,
             open,
             waiting,
         } = summary;

@@ -85,6 +85,8 @@ impl Context {
             | Finding::TimeWaitEntered(_)
             | Finding::Story(_)
             | Finding::Stuck(_)
+            | Finding::CallFailed(_)
+            | Finding::CallSucceeded(_)
             | Finding::Lost(_) => {}
         }
     }

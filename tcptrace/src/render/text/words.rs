@@ -32,6 +32,7 @@ pub(super) fn owner(owner: &Owner) -> String {
     match owner.source {
         OwnerSource::Connect | OwnerSource::Listen | OwnerSource::Accept => name,
         OwnerSource::Proc => format!("{name} (by /proc)"),
+        OwnerSource::Bind => format!("{name} (bound it)"),
         OwnerSource::Closer => format!("{name} (known as its closer)"),
         OwnerSource::Listener => format!("{name} (owner of the listener)"),
     }
@@ -257,6 +258,9 @@ pub(super) fn doubt(doubt: Doubt) -> &'static str {
         Doubt::DateFromTimer => "dated by the timer's expiry",
         Doubt::EndNotShown => "the hook does not show what ended it",
         Doubt::TraceEnded => "not ended when the trace did",
+        Doubt::HoldersNotListed => "the kernel did not list who holds the port",
+        Doubt::RulesDisagree => "the rules as known here do not give this error",
+        Doubt::OptionsUnknown => "options of a holder not known",
     }
 }
 
