@@ -4,73 +4,45 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::PATIENCE;
 use crate::event::{self, Event, Life};
 use crate::kernel_pages::Layout;
-use crate::{PATIENCE, sys};
+use crate::tracefs::{Instance, TRACEFS, TRANSITIONS};
 
-const TRACEFS: &str = "/sys/kernel/tracing";
-const EVENT: &str = "events/sock/inet_sock_set_state";
 /// Enough for 40,000 events on each CPU, ten times what the largest test makes.
 const BUFFER_KB: &str = "4096";
-const PREFIX: &str = "tcptrace-test";
 
 /// A trace buffer of its own that records every change of TCP state on the machine.
 pub(crate) struct KernelTrace {
-    instance: PathBuf,
-    layout: Layout,
+    // Closed before the instance is removed.
     pipes: Vec<File>,
+    instance: Instance,
+    layout: Layout,
     events: Vec<Event>,
-}
-
-/// Makes tracefs available, mounting it if need be.
-///
-/// Returns a sentence if it had to do something, and an error with the reason if it cannot.
-pub(crate) fn prepare() -> Result<Option<String>> {
-    let instances = Path::new(TRACEFS).join("instances");
-    let mut said = None;
-    if !instances.exists() {
-        sys::mount("tracefs", TRACEFS, "tracefs", 0)?;
-        said = Some(format!(
-            "mounted tracefs on {TRACEFS}, where it was not mounted"
-        ));
-    }
-    let event = Path::new(TRACEFS).join(EVENT);
-    ensure!(event.exists(), "this kernel has no {}", event.display());
-    remove_abandoned(&instances)?;
-    Ok(said)
 }
 
 impl KernelTrace {
     /// Starts recording.
     pub(crate) fn start() -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "{PREFIX}-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let instance = Path::new(TRACEFS).join("instances").join(name);
-        fs::create_dir(&instance)
-            .with_context(|| format!("cannot make the trace instance {}", instance.display()))?;
-        let format = fs::read_to_string(Path::new(TRACEFS).join(EVENT).join("format"))?;
-        // From here on, drop removes the instance, whatever fails.
+        let format = fs::read_to_string(Path::new(TRACEFS).join(TRANSITIONS).join("format"))?;
         let mut trace = Self {
-            instance,
+            instance: Instance::new()?,
             layout: Layout::parse(&format)?,
             pipes: Vec::new(),
             events: Vec::new(),
         };
-        trace.write("buffer_size_kb", BUFFER_KB)?;
+        trace.instance.write("buffer_size_kb", BUFFER_KB)?;
         // The tracer's clock, so that times compare.
-        trace.write("trace_clock", "boot")?;
+        trace.instance.write("trace_clock", "boot")?;
         trace.pipes = trace.open_pipes()?;
-        trace.write("tracing_on", "1")?;
-        trace.write(&format!("{EVENT}/enable"), "1")?;
+        trace.instance.write("tracing_on", "1")?;
+        trace
+            .instance
+            .write(&format!("{TRANSITIONS}/enable"), "1")?;
         Ok(trace)
     }
 
@@ -113,9 +85,9 @@ impl KernelTrace {
 
     /// Stops recording and returns everything twice: as the kernel's text, and as we decode it.
     pub(crate) fn both_views(mut self) -> Result<(String, Vec<Event>)> {
-        self.write("tracing_on", "0")?;
+        self.instance.write("tracing_on", "0")?;
         // The text first: reading the pages takes them out of the buffer.
-        let text = fs::read_to_string(self.instance.join("trace"))?;
+        let text = fs::read_to_string(self.instance.path().join("trace"))?;
         self.poll()?;
         self.check_complete()?;
         Ok((text, std::mem::take(&mut self.events)))
@@ -169,53 +141,19 @@ impl KernelTrace {
                 .with_context(|| format!("cannot open {}", path.display()))?;
             pipes.push(pipe);
         }
-        ensure!(!pipes.is_empty(), "{} has no CPU", self.instance.display());
+        ensure!(
+            !pipes.is_empty(),
+            "{} has no CPU",
+            self.instance.path().display()
+        );
         Ok(pipes)
     }
 
     fn cpus(&self) -> Result<Vec<PathBuf>> {
         let mut cpus = Vec::new();
-        for entry in fs::read_dir(self.instance.join("per_cpu"))? {
+        for entry in fs::read_dir(self.instance.path().join("per_cpu"))? {
             cpus.push(entry?.path());
         }
         Ok(cpus)
     }
-
-    fn write(&self, name: &str, value: &str) -> Result<()> {
-        let path = self.instance.join(name);
-        fs::write(&path, value)
-            .with_context(|| format!("cannot write {value} to {}", path.display()))
-    }
-}
-
-impl Drop for KernelTrace {
-    fn drop(&mut self) {
-        // An instance cannot be removed while one of its files is open. Nothing can be done about a
-        // failure here; the next run removes what is left.
-        self.pipes.clear();
-        let _ = self.write(&format!("{EVENT}/enable"), "0");
-        let _ = fs::remove_dir(&self.instance);
-    }
-}
-
-/// Removes instances of runs that were killed before they could.
-fn remove_abandoned(instances: &Path) -> Result<()> {
-    for entry in fs::read_dir(instances)? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').nth(1));
-        if let Some(pid) = owner
-            && !Path::new("/proc").join(pid).exists()
-        {
-            // Another run may be doing the same; either may be the one that succeeds.
-            let _ = fs::remove_dir(&path);
-        }
-    }
-    Ok(())
 }

@@ -43,6 +43,7 @@ mod text;
 mod thousand;
 mod time_waits;
 mod told;
+mod tracefs;
 mod tracer;
 mod uncertain;
 
@@ -73,14 +74,14 @@ pub(crate) enum Needs {
 pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) needs: Needs,
-    pub(crate) run: Box<dyn FnOnce() -> Result<()> + Send>,
+    pub(crate) run: Box<dyn Fn() -> Result<()> + Send>,
 }
 
 impl Scenario {
     /// A test that traces.
     pub(crate) fn new(
         name: impl Into<String>,
-        run: impl FnOnce() -> Result<()> + Send + 'static,
+        run: impl Fn() -> Result<()> + Send + 'static,
     ) -> Self {
         Self {
             name: name.into(),
@@ -172,7 +173,7 @@ impl Obstacles {
                 sock_destroy: Some(reason),
             };
         }
-        match kernel_trace::prepare() {
+        match tracefs::prepare() {
             Ok(None) => {}
             Ok(Some(did)) => eprintln!("live tests: {did}"),
             Err(error) => {
@@ -223,7 +224,7 @@ impl Obstacles {
         };
         let run = move || {
             sys::own_descriptors()
-                .and_then(|()| run())
+                .and_then(|()| hidden::unless_hidden(&*run))
                 .map_err(|error| Failed::from(format!("{error:#}")))
         };
         Trial::test(name, run).with_ignored_flag(obstacle.is_some())

@@ -111,6 +111,7 @@ fn opening() -> BoxedStrategy<Opening> {
                 minisocket_resets: flags.1,
                 known_minisockets_only: flags.2,
                 rearms_exact: flags.3,
+                ..Settings::default()
             };
             opening.start.ts_ns = ts_ns;
             opening.start.clock_offset_ns = clock_offset_ns;

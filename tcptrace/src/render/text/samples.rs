@@ -420,6 +420,7 @@ pub(in crate::render) fn full_end() -> End {
             transitions: 1234,
             lost: 0,
             evicted: 0,
+            calls_failed: Vec::new(),
             connections: 310,
             closes: vec![
                 (CloseSequence::LocalFirst, 140),

@@ -11,7 +11,7 @@ use crate::event::State;
 use crate::kernel_trace::KernelTrace;
 use crate::lines::Report;
 use crate::sockets::{Family, Pair, Socket};
-use crate::{hidden, kernel_table, netns, ports};
+use crate::{hidden, kernel_table, netns, ports, sys};
 
 /// `tcp_max_tw_buckets`.
 const BUCKETS: u64 = 300;
@@ -41,6 +41,9 @@ struct Counted {
     overflowed: u64,
     /// Not ended yet.
     there: u64,
+    /// CLOCK_BOOTTIME ns before and after those were counted: on a slow machine the first of them end while
+    /// the others are counted.
+    there_at_ns: [u64; 2],
 }
 
 pub(super) fn equal() -> Result<()> {
@@ -83,12 +86,16 @@ pub(super) fn equal() -> Result<()> {
 
 impl Counted {
     fn now(port: u16) -> Result<Self> {
+        let before_ns = sys::boottime_ns()?;
+        let there = u64::try_from(kernel_table::rows(&[port])?.len())?;
+        let there_at_ns = [before_ns, sys::boottime_ns()?];
         Ok(Self {
             waited: kernel_table::counter("TW")?,
             killed: kernel_table::counter("TWKilled")?,
             recycled: kernel_table::counter("TWRecycled")?,
             overflowed: kernel_table::counter("TCPTimeWaitOverflow")?,
-            there: u64::try_from(kernel_table::rows(&[port])?.len())?,
+            there,
+            there_at_ns,
         })
     }
 }
@@ -146,10 +153,12 @@ fn same(observed: &Observed, counted: &Counted, unseen: u64) -> Result<()> {
             .filter(|one| one.end == end)
             .count()
     };
-    let ended = report
-        .time_waits
-        .iter()
-        .filter(|one| one.end != "never_entered" && !one.sure.doubts("trace_ended"));
+    let ended_by = |ts_ns: u64| {
+        let ended = report.time_waits.iter().filter(|one| {
+            one.end != "never_entered" && !one.sure.doubts("trace_ended") && one.ts_ns <= ts_ns
+        });
+        u64::try_from(ended.count())
+    };
     let short = report
         .entered
         .iter()
@@ -170,7 +179,6 @@ fn same(observed: &Observed, counted: &Counted, unseen: u64) -> Result<()> {
             never.count(),
             counted.overflowed,
         ),
-        ("ended", ended.count(), all - counted.there),
     ] {
         let told = u64::try_from(told)?;
         ensure!(
@@ -180,5 +188,14 @@ fn same(observed: &Observed, counted: &Counted, unseen: u64) -> Result<()> {
             ends_of(report)
         );
     }
+    let [before, after] = counted.there_at_ns;
+    let (at_least, at_most) = (ended_by(before)?, ended_by(after)?);
+    let kernel = all - counted.there;
+    ensure!(
+        (at_least.saturating_sub(unseen)..=at_most + unseen).contains(&kernel),
+        "ended: {at_least} to {at_most} are told, but the kernel counted {kernel} ({unseen} of its events \
+         are kept from eBPF programs): {counted:?}, told are the ends {:?}",
+        ends_of(report)
+    );
     Ok(())
 }

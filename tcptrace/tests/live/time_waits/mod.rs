@@ -10,6 +10,8 @@ mod recycled;
 mod timers;
 mod whole;
 
+pub(crate) use timers::handler;
+
 use crate::{Needs, Scenario};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {

@@ -1,12 +1,13 @@
 //! What the kernel's timer wheel makes of a time, and its own record of when such timers ran out.
 
 use std::fs;
-use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-const INSTANCES: &str = "/sys/kernel/tracing/instances";
+use crate::tracefs::Instance;
+
 const EVENT: &str = "events/timer/timer_expire_entry";
 
 /// By how much a timer may run out too late: kernel/time/timer.c `calc_wheel_index` (v6.18) rounds up
@@ -22,64 +23,37 @@ pub(super) fn granularity(hz: u64, timeout: Duration) -> Duration {
 
 /// The kernel's own trace of the timers of minisockets, in an instance of its own.
 pub(super) struct Expiries {
-    instance: PathBuf,
+    instance: Instance,
 }
 
 impl Expiries {
     pub(super) fn start() -> Result<Self> {
-        let name = format!("tcptrace-test-{}-timers", std::process::id());
-        let instance = PathBuf::from(INSTANCES).join(name);
-        fs::create_dir(&instance).with_context(|| format!("cannot make {}", instance.display()))?;
-        let expiries = Self { instance };
-        expiries.write("trace_clock", "boot")?;
+        let instance = Instance::new()?;
+        instance.write("trace_clock", "boot")?;
         let filter = format!("function == {:#x}", handler()?);
-        expiries.write(&format!("{EVENT}/filter"), &filter)?;
-        expiries.write(&format!("{EVENT}/enable"), "1")?;
-        Ok(expiries)
+        instance.write(&format!("{EVENT}/filter"), &filter)?;
+        instance.write(&format!("{EVENT}/enable"), "1")?;
+        Ok(Self { instance })
     }
 
     /// CLOCK_BOOTTIME ns of each timer that has run out, to a microsecond.
     pub(super) fn dates(&self) -> Result<Vec<u64>> {
-        let text = fs::read_to_string(self.instance.join("trace"))?;
-        text.lines()
-            .filter(|line| line.contains("timer_expire_entry:"))
-            .map(|line| date(line).with_context(|| format!("in {line:?}")))
-            .collect()
+        self.instance.dates("timer_expire_entry")
     }
-
-    fn write(&self, name: &str, value: &str) -> Result<()> {
-        let path = self.instance.join(name);
-        fs::write(&path, value)
-            .with_context(|| format!("cannot write {value} to {}", path.display()))
-    }
-}
-
-impl Drop for Expiries {
-    fn drop(&mut self) {
-        // Nothing can be done about a failure here.
-        let _ = self.write(&format!("{EVENT}/enable"), "0");
-        let _ = fs::remove_dir(&self.instance);
-    }
-}
-
-/// `  <idle>-0  [001] ..s1.   12345.678901: timer_expire_entry: timer=… function=tw_timer_handler …`
-fn date(line: &str) -> Result<u64> {
-    let (before, _) = line
-        .split_once(": timer_expire_entry:")
-        .context("another event")?;
-    let written = before.split_whitespace().last().context("no time")?;
-    let (seconds, micros) = written.split_once('.').context("no point in the time")?;
-    ensure!(micros.len() == 6, "microseconds, not {micros}");
-    Ok(seconds.parse::<u64>()? * 1_000_000_000 + micros.parse::<u64>()? * 1000)
 }
 
 /// Where the kernel's handler of these timers is.
-fn handler() -> Result<u64> {
+pub(crate) fn handler() -> Result<u64> {
+    static HANDLER: OnceLock<u64> = OnceLock::new();
+    if let Some(known) = HANDLER.get() {
+        return Ok(*known);
+    }
     let symbols = fs::read_to_string("/proc/kallsyms")?;
     let line = symbols
         .lines()
         .find(|line| line.split_whitespace().nth(2) == Some("tw_timer_handler"))
         .context("this kernel has no tw_timer_handler")?;
     let address = line.split_whitespace().next().context("an empty line")?;
-    Ok(u64::from_str_radix(address, 16)?)
+    let address = u64::from_str_radix(address, 16)?;
+    Ok(*HANDLER.get_or_init(|| address))
 }
