@@ -41,6 +41,10 @@ pub(crate) struct Report {
     pub(crate) entered: Vec<Entered>,
     pub(crate) time_waits: Vec<Minisocket>,
     pub(crate) stuck: Vec<Stuck>,
+    /// The `call_failed` lines as they are.
+    pub(crate) calls_failed: Vec<Value>,
+    /// The `call` lines as they are.
+    pub(crate) calls: Vec<Value>,
     /// The transitions that `lost` lines tell of, added up.
     pub(crate) lost: u64,
     /// Records of other kinds likewise.
@@ -88,6 +92,8 @@ impl Report {
                 "stuck" => report
                     .stuck
                     .push(Stuck::parse(&value).with_context(|| format!("in the line {line}"))?),
+                "call_failed" => report.calls_failed.push(value),
+                "call" => report.calls.push(value),
                 "lost" => {
                     let records = number(&value, "records")?;
                     if text(&value, "record_kind")? == "transition" {

@@ -15,6 +15,7 @@ mod comparison;
 mod ending;
 mod endings;
 mod event;
+mod failures;
 mod filters;
 mod fixtures;
 mod hidden;
@@ -151,6 +152,7 @@ fn main() -> ExitCode {
         stuck::scenarios(),
         uncertain::scenarios(),
         replay::scenarios(),
+        failures::scenarios(),
     ];
     let trials = trials
         .into_iter()

@@ -336,7 +336,13 @@ impl Socket {
         check(unsafe { libc::shutdown(self.0.as_raw_fd(), how) }).map(drop)
     }
 
-    fn set<T>(&self, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    /// setsockopt()
+    pub(crate) fn set<T>(
+        &self,
+        level: libc::c_int,
+        name: libc::c_int,
+        value: &T,
+    ) -> io::Result<()> {
         let value: *const T = value;
         // SAFETY: the kernel reads the size of `T` at `value`, which is a `T`.
         check(unsafe {
