@@ -259,6 +259,9 @@ words! {
         TupleInUse = "tuple_in_use",
         /// connect() of a bound socket: such a connection is in TIME_WAIT and may not be replaced.
         TupleInTimeWait = "tuple_in_time_wait",
+        /// connect(): this host has no address that could be the source, such as for `::1` where IPv6 is
+        /// disabled.
+        NoSourceAddress = "no_source_address",
         /// Nobody listens there: the peer answered with a RST.
         Refused = "refused",
         /// No route, or a router or the peer said that it cannot be reached.
@@ -271,7 +274,7 @@ words! {
         AlreadyConnecting = "already_connecting",
         /// The address is a broadcast address.
         Broadcast = "broadcast",
-        /// A firewall or a cgroup's eBPF program refused.
+        /// A firewall, a route of type `prohibit` or a cgroup's eBPF program refused.
         NotPermitted = "not_permitted",
         /// A signal interrupted the call.
         Interrupted = "interrupted",
