@@ -4,6 +4,8 @@
 
 use core::mem::{offset_of, size_of};
 
+use crate::CallOffsets;
+
 /// Bytes that the programs read from the start of `struct sock` in one go. Every `skc_*` field
 /// they use must lie within.
 pub struct CommonWindow;
@@ -230,6 +232,10 @@ pub struct Config {
     pub wakeup_bytes: u32,
     /// 1 when the tracepoint `tcp_send_reset` has a reason (6.10).
     pub reset_reason: u32,
+    /// Where the fields lie that the programs on bind(), listen() and connect() read.
+    pub calls: CallOffsets,
+    /// Always 0.
+    pub padding: u32,
 }
 
 impl Config {
@@ -246,6 +252,8 @@ impl Config {
         self_check_ipv6: 0,
         wakeup_bytes: 1,
         reset_reason: 0,
+        calls: CallOffsets::UNSET,
+        padding: 0,
     };
 }
 
@@ -301,7 +309,9 @@ const _: () = {
     assert!(offset_of!(Config, cgroup_id) == 200);
     assert!(offset_of!(Config, self_check_ipv4) == 208);
     assert!(offset_of!(Config, wakeup_bytes) == 224);
-    assert!(size_of::<Config>() == 232);
+    assert!(offset_of!(Config, calls) == 232);
+    assert!(offset_of!(Config, padding) == 348);
+    assert!(size_of::<Config>() == 352);
     assert!(size_of::<TimerCode>() == 40);
     assert!(CommonWindow::BYTES.is_multiple_of(8));
     assert!(LocalWindow::BYTES.is_multiple_of(8));

@@ -7,11 +7,15 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bucket;
+mod calls;
 mod config;
 mod record;
 mod socket_call;
 mod state;
 
+pub use bucket::{BucketOffsets, HolderLimit};
+pub use calls::{Bits, CALLS_UNDER_WAY, CallOffsets, SOCKADDR_BYTES, syscall_layout};
 pub use config::{
     CommonWindow, Config, ListenerKey, LocalWindow, Offsets, OwnerWindow, PORT_BITMAP_BYTES,
     PortSet, TimerCode, filter,

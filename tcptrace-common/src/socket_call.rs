@@ -168,7 +168,9 @@ pub struct HolderRecord {
     /// `skc_state`, or `tw_substate` of a minisocket.
     pub state: u8,
     /// Always 0.
-    pub padding: [u8; 5],
+    pub padding: u8,
+    /// Inode number of its file; 0 when no application has it, and for a minisocket.
+    pub inode: u32,
 }
 
 const _: () = {
@@ -188,4 +190,5 @@ const _: () = {
     assert!(offset_of!(HolderRecord, netns) == 72);
     assert!(offset_of!(HolderRecord, lport) == 92);
     assert!(offset_of!(HolderRecord, padding) == 99);
+    assert!(offset_of!(HolderRecord, inode) == 100);
 };

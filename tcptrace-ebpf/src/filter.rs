@@ -103,17 +103,21 @@ pub(crate) fn by_port() -> bool {
 /// The filters on the socket's namespace, user and cgroup, and `--pid`.
 #[inline(always)]
 pub(crate) fn socket_matches<C: aya_ebpf::EbpfContext>(ctx: &C, subject: &Subject) -> bool {
+    owner_matches(subject.netns, subject.owner)
+        && (config!(filters) & filter::PID == 0 || follow::is_followed(ctx, subject))
+}
+
+/// The filters on namespace, user and cgroup.
+#[inline(always)]
+pub(crate) fn owner_matches(netns: u32, owner: Owner) -> bool {
     let filters = config!(filters);
-    if filters & filter::NETNS != 0 && subject.netns != config!(netns) {
+    if filters & filter::NETNS != 0 && netns != config!(netns) {
         return false;
     }
-    if filters & filter::UID != 0 && subject.owner.uid != config!(uid) {
+    if filters & filter::UID != 0 && owner.uid != config!(uid) {
         return false;
     }
-    if filters & filter::CGROUP != 0 && !in_cgroup(subject.owner) {
-        return false;
-    }
-    filters & filter::PID == 0 || follow::is_followed(ctx, subject)
+    filters & filter::CGROUP == 0 || in_cgroup(owner)
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use core::{
 };
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tcptrace_common::{AF_INET6, CommonWindow, LocalWindow, OwnerWindow, flag};
+use tcptrace_common::{AF_INET6, CommonWindow, IPPROTO_TCP, LocalWindow, OwnerWindow, flag};
 
 /// A field of [`crate::maps::CONFIG`], as user space set it before loading.
 ///
@@ -205,8 +205,14 @@ pub(crate) fn owner_field<T: Copy + Default>(sk: u64, window: &OwnerBytes, offse
 /// Before 5.16 the 8 bytes of `sk_cgrp_data` hold a tagged value unless the low bits are clear:
 /// include/linux/cgroup.h `sock_cgroup_ptr` (v5.10).
 #[inline(always)]
-fn untagged(cgroup: u64) -> Option<u64> {
+pub(crate) fn untagged(cgroup: u64) -> Option<u64> {
     (cgroup != 0 && cgroup & 3 == 0).then_some(cgroup)
+}
+
+/// Whether the socket at `sk` is one of TCP; not so when that cannot be read.
+#[inline(always)]
+pub(crate) fn is_tcp(sk: u64) -> bool {
+    read::<u16>(sk, config!(offsets.sk_protocol)) == Some(IPPROTO_TCP)
 }
 
 /// Inode number of a `struct net`; 0 when it cannot be read.

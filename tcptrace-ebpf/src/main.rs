@@ -16,6 +16,8 @@
               by value; tag bits are a mask"
 )]
 
+mod bucket;
+mod call;
 mod emit;
 mod evidence;
 mod filter;
@@ -26,6 +28,7 @@ mod maps;
 mod minisocket;
 mod nesting;
 mod probes;
+mod socket_options;
 mod undecided;
 
 /// The helpers used (`bpf_probe_read_kernel` and others) are for GPL-compatible programs only.

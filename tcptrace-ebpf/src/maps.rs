@@ -7,10 +7,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use tcptrace_common::{
-    Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES, TimerCode, TransitionRecord,
+    CALLS_UNDER_WAY, Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES, TimerCode,
+    TransitionRecord,
 };
 
-use crate::{nesting::CpuState, probes::time_wait::Segment};
+use crate::{call::UnderWay, nesting::CpuState, probes::time_wait::Segment};
 
 /// Set by user space before loading; read-only for the programs, so the verifier knows its values
 /// and drops the branches that they rule out. Read it with [`crate::kernel::config`].
@@ -68,6 +69,11 @@ pub(crate) static PORTS: Array<[u8; PORT_BITMAP_BYTES]> = Array::with_max_entrie
 /// entry when there is no such filter.
 #[map]
 pub(crate) static UNDECIDED: HashMap<u64, TransitionRecord> = HashMap::with_max_entries(1 << 15, 0);
+
+/// Calls of bind(), listen() and connect() that have not returned, by `pid_tgid` of their task. User space
+/// shrinks it to one entry when they are not watched.
+#[map]
+pub(crate) static CALLS: HashMap<u64, UnderWay> = HashMap::with_max_entries(CALLS_UNDER_WAY, 0);
 
 /// Sockets that `--pid` follows, by address of their `struct sock`; an entry lives until CLOSE.
 /// User space shrinks it to one entry when there is no such filter.

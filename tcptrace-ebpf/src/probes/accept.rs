@@ -27,8 +27,9 @@ fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
     0
 }
 
+/// Records that the current task has accepted the socket at `child`; nothing when that is 0.
 #[inline(always)]
-fn record(child: u64) {
+pub(super) fn record(child: u64) {
     if child == 0 {
         return;
     }

@@ -1,0 +1,426 @@
+//! Owns the life of a bind(), listen() or connect() from its beginning to its record, whichever hooks
+//! show it.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_comm, bpf_probe_read_kernel, bpf_probe_read_user},
+};
+use tcptrace_common::{
+    AF_INET, AF_INET6, CallRecord, RecordKind, SOCKADDR_BYTES, TASK_COMM_LEN, call, filter,
+    socket_flag,
+};
+
+use crate::{
+    bucket, emit,
+    filter::{self as filters, Ports},
+    kernel::{self, Owner, SockCommon, config},
+    maps::{CALLS, FOLLOWED, FOLLOWED_COOKIES},
+    socket_options,
+};
+
+/// Errnos of include/uapi/asm-generic/errno.h and include/linux/errno.h (v6.18).
+const ERESTARTSYS: i32 = 512;
+const ERESTART_RESTARTBLOCK: i32 = 516;
+const EINPROGRESS: i32 = 115;
+const EADDRINUSE: i32 = 98;
+const EADDRNOTAVAIL: i32 = 99;
+
+/// The filters that look at to whom a socket belongs.
+const BY_OWNER: u32 = filter::NETNS | filter::UID | filter::CGROUP | filter::PID;
+
+/// `sizeof(struct sockaddr_in)` and `SIN6_LEN_RFC2133` of include/uapi/linux/in.h, include/net/ipv6.h
+/// (v6.18): what IPv4 and IPv6 sockets ask for at least.
+const SOCKADDR_IN_BYTES: u32 = 16;
+const SIN6_LEN_RFC2133: u32 = 24;
+
+/// A call that has not returned.
+#[repr(C)]
+pub(crate) struct UnderWay {
+    sk: u64,
+    /// The socket that the kernel has found in the way last; 0 for none.
+    guilty: u64,
+    began_ns: u64,
+    /// `struct sockaddr_in` or `sockaddr_in6`, as given; zeros where it could not be read.
+    asked: [u32; SOCKADDR_BYTES / 4],
+    /// Bytes of the address that was given; the backlog of listen().
+    number: u32,
+    lport: u16,
+    state: u8,
+    call: u8,
+    /// 1 when `asked` could be read.
+    asked_known: u32,
+    /// The descriptor, where the hook shows it.
+    fd: u32,
+    /// Bits of [`socket_flag`] for the record to come.
+    flags: u32,
+    netns: u32,
+    uid: u32,
+    /// How many holders have been listed.
+    holders: u32,
+    /// 1 when a port filter wants a port that is to be chosen yet.
+    undecided: u32,
+    /// The port asked for, host byte order; 0 for none.
+    asked_port: u16,
+    padding: [u16; 3],
+    /// Address of the socket's `struct cgroup`; 0 for none.
+    cgroup: u64,
+}
+
+// Verifiers up to 6.2 let nothing be copied from the stack that has not been written to.
+const _: () = assert!(size_of::<UnderWay>() == 104);
+
+/// A field of a `*mut UnderWay`.
+macro_rules! field {
+    ($under_way:ident.$field:ident) => {{
+        // SAFETY: the entry is there until it is removed, and only its task uses it.
+        unsafe { (*$under_way).$field }
+    }};
+    ($under_way:ident.$field:ident = $value:expr) => {{
+        let value = $value;
+        // SAFETY: as above.
+        unsafe { (*$under_way).$field = value }
+    }};
+}
+
+/// Where the address of a call lies.
+#[derive(Clone, Copy)]
+pub(crate) enum Address {
+    /// listen() has none.
+    None,
+    /// The kernel's own copy.
+    Kernel(u64),
+    /// The application's memory.
+    User(u64),
+}
+
+/// Remembers that the current task calls `call` for the TCP socket at `sk`, if the filters want it. `number`
+/// is the length of the address, or the backlog; `fd` is 0 where the hook does not show it.
+#[inline(always)]
+pub(crate) fn begin(sk: u64, call: u8, fd: u32, address: Address, number: u32) {
+    let mut common = SockCommon::new();
+    if !common.fill(sk, 0) {
+        return;
+    }
+    let family: u16 = common.field(config!(offsets.skc_family));
+    if (family != AF_INET && family != AF_INET6) || !filters::family_matches(family) {
+        return;
+    }
+    let cookie: u64 = common.field(config!(offsets.skc_cookie));
+    if cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6)) {
+        return;
+    }
+    // Before what makes the states many that the verifier has to follow through the loop over cgroups.
+    if config!(filters) & BY_OWNER != 0 && !is_of_owner(sk, &common, cookie) {
+        return;
+    }
+    let mut asked = [0; SOCKADDR_BYTES / 4];
+    let asked_known = u32::from(read_address(address, &mut asked));
+    let asked_port = if call != call::LISTEN && number >= 4 {
+        u16::from_be((asked[0] >> 16) as u16)
+    } else {
+        0
+    };
+    let lport = common.field(config!(offsets.skc_num));
+    let mut undecided = 0;
+    if filters::by_port() {
+        match ports_match(call, lport, asked_port) {
+            Ports::Yes => {}
+            Ports::No => return,
+            Ports::Undecided => undecided = 1,
+        }
+    }
+    let cgroup = kernel::read(sk, config!(offsets.sk_cgrp_data)).and_then(kernel::untagged);
+    let under_way = UnderWay {
+        sk,
+        guilty: 0,
+        began_ns: emit::now_ns(),
+        asked,
+        number,
+        lport,
+        state: common.field(config!(offsets.skc_state)),
+        call,
+        asked_known,
+        fd,
+        flags: 0,
+        netns: kernel::netns_inode(common.field(config!(offsets.skc_net))),
+        uid: kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX),
+        holders: 0,
+        undecided,
+        asked_port,
+        padding: [0; 3],
+        cgroup: cgroup.unwrap_or(0),
+    };
+    if CALLS
+        .insert(bpf_get_current_pid_tgid(), &under_way, 0)
+        .is_err()
+    {
+        emit::count_lost(RecordKind::Call);
+    }
+}
+
+/// What the port filters say. The port asked for is the local one of bind() and the remote one of
+/// connect().
+#[inline(always)]
+fn ports_match(call: u8, lport: u16, asked: u16) -> Ports {
+    let (lport, rport) = match call {
+        call::CONNECT => (lport, asked),
+        call::BIND if asked != 0 => (asked, 0),
+        _ => (lport, 0),
+    };
+    match filters::ports_match(lport, rport) {
+        // No other port will be known than that which bind() or listen() may choose.
+        Ports::Undecided if lport != 0 || call == call::CONNECT => Ports::No,
+        verdict => verdict,
+    }
+}
+
+/// Whether the filters on namespace, user, cgroup and process want the socket.
+#[inline(always)]
+fn is_of_owner(sk: u64, common: &SockCommon, cookie: u64) -> bool {
+    let uid = kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX);
+    let cgroup = kernel::read(sk, config!(offsets.sk_cgrp_data)).and_then(kernel::untagged);
+    let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
+    filters::owner_matches(netns, Owner { uid, cgroup })
+        && (config!(filters) & filter::PID == 0 || is_followed(sk, cookie))
+}
+
+/// Notes that the kernel has found the socket at `holder` in the way of the current task's bind() or
+/// listen().
+#[inline(always)]
+pub(crate) fn in_the_way(asker: u64, holder: u64) {
+    if let Some(under_way) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) {
+        // SAFETY: only this task uses the entry.
+        unsafe {
+            if (*under_way).sk == asker {
+                (*under_way).guilty = holder;
+            }
+        }
+    }
+}
+
+/// The socket and the descriptor of the current task's call of `call`.
+#[inline(always)]
+pub(crate) fn under_way(call: u8) -> Option<(u64, u32)> {
+    let under_way = CALLS.get_ptr(bpf_get_current_pid_tgid())?;
+    // SAFETY: only this task uses the entry.
+    unsafe { ((*under_way).call == call).then_some(((*under_way).sk, (*under_way).fd)) }
+}
+
+/// Forgets the current task's call.
+#[inline(always)]
+pub(crate) fn forget() {
+    let _ = CALLS.remove(bpf_get_current_pid_tgid());
+}
+
+/// Lists who holds the port of the current task's call of `call` for the socket at `sk`, if it has failed
+/// with `result` for that: a port that was asked for, or that the socket had.
+///
+/// For a program of its own, which runs before that of [`end`]: up to 6.3, verifiers follow every value of a
+/// program that calls functions (kernel/bpf/verifier.c `__mark_reg_unknown`, v6.1), and one that did all
+/// would be too large for them.
+#[inline(always)]
+pub(crate) fn list_holders(call: u8, sk: u64, result: i32) {
+    let error = if call == call::CONNECT {
+        EADDRNOTAVAIL
+    } else {
+        EADDRINUSE
+    };
+    if result == -error
+        && let Some(under_way) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())
+        && field!(under_way.call) == call
+    {
+        list(under_way, sk);
+    }
+}
+
+/// Likewise for a bind() or listen(), whichever it is, that gets no port.
+#[inline(always)]
+pub(crate) fn list_holders_of_port(sk: u64) {
+    if let Some(under_way) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())
+        && field!(under_way.call) != call::CONNECT
+    {
+        list(under_way, sk);
+    }
+}
+
+#[inline(always)]
+fn list(under_way: *mut UnderWay, sk: u64) {
+    let port = if field!(under_way.call) == call::BIND {
+        field!(under_way.asked_port)
+    } else {
+        field!(under_way.lport)
+    };
+    if field!(under_way.sk) != sk || port == 0 || field!(under_way.undecided) != 0 {
+        return;
+    }
+    if !bucket::is_known() {
+        return;
+    }
+    // The same number, but for the verifier of 5.10 none that it knows to be a pointer: it lets no function
+    // have such a one.
+    // SAFETY: the entry is there until it is removed.
+    let sk = unsafe { (&raw const (*under_way).sk).read_volatile() };
+    let Some(net) = kernel::read(sk, config!(offsets.skc_net)) else {
+        return;
+    };
+    let device = kernel::read(sk, config!(calls.skc_bound_dev_if)).unwrap_or(0);
+    let listed = bucket::list(sk, net, port, device);
+    field!(under_way.holders = listed.count);
+    field!(under_way.flags = socket_flag::HOLDERS_LISTED);
+    if listed.cut {
+        field!(under_way.flags = socket_flag::HOLDERS_LISTED | socket_flag::HOLDERS_CUT);
+    }
+}
+
+/// Records the current task's call of `call` for the socket at `sk`, which has returned `result`, if it
+/// was seen to begin and is wanted. `flags` are bits of [`socket_flag`].
+#[inline(always)]
+pub(crate) fn end(call: u8, sk: u64, result: i32, flags: u32) {
+    let Some(under_way) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) else {
+        return;
+    };
+    if field!(under_way.sk) == sk
+        && field!(under_way.call) == call
+        && is_worth_telling(call, result)
+    {
+        record(under_way, call, result, flags);
+    }
+    forget();
+}
+
+/// Transitions tell of a connect() that succeeds, or goes on; a call that a signal has interrupted in this
+/// way goes on likewise, or returns EINTR where the application wants that, which is not shown here.
+#[inline(always)]
+pub(crate) fn is_worth_telling(call: u8, result: i32) -> bool {
+    if result >= 0 || result == -EINPROGRESS {
+        return call != call::CONNECT;
+    }
+    !(-ERESTART_RESTARTBLOCK..=-ERESTARTSYS).contains(&result)
+}
+
+#[inline(always)]
+fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
+    let sk = field!(under_way.sk);
+    let mut common = SockCommon::new();
+    if !common.fill(sk, 0) {
+        return emit::count_lost(RecordKind::Call);
+    }
+    let lport: u16 = common.field(config!(offsets.skc_num));
+    if field!(under_way.undecided) != 0 && filters::ports_match(lport, 0) != Ports::Yes {
+        return;
+    }
+    let cgroup_id = match field!(under_way.cgroup) {
+        0 => 0,
+        cgroup => kernel::cgroup_node(cgroup).map_or(0, kernel::node_id),
+    };
+    let Some(mut entry) = emit::reserve::<CallRecord>(RecordKind::Call) else {
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the entry is there until it is removed, and only its task uses it.
+    let begun = unsafe { &*under_way };
+    let task = bpf_get_current_pid_tgid();
+    let family: u16 = common.field(config!(offsets.skc_family));
+    let laddr = kernel::local_address(family, &common, kernel::LocalSide::of(&common));
+    let raddr = kernel::remote_address(family, &common);
+    let cookie = common.field(config!(offsets.skc_cookie));
+    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let state = common.field(config!(offsets.skc_state));
+    // SAFETY: a reserved entry is writable memory for exactly this type. Every byte is written.
+    unsafe {
+        (*record).cgroup_id = cgroup_id;
+        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
+        *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
+        (*record).header = emit::header(RecordKind::Call, emit::now_ns());
+        (*record).sk = sk;
+        (*record).cookie = cookie;
+        (*record).guilty = begun.guilty;
+        (*record).began_ns = begun.began_ns;
+        (*record).netns = begun.netns;
+        (*record).uid = begun.uid;
+        (*record).pid = (task >> 32) as u32;
+        (*record).tid = task as u32;
+        (*record).flags = flags | begun.flags;
+        (*record).result = result;
+        (*record).family = family;
+        (*record).lport = lport;
+        (*record).rport = rport;
+        (*record).lport_before = begun.lport;
+        (*record).holders = begun.holders as u16;
+        (*record).call = call;
+        (*record).state = state;
+        (*record).state_before = begun.state;
+        (*record).padding = [0; 11];
+        bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
+    }
+    fill_asked(record, begun, call);
+    socket_options::add(record, sk, &common, result < 0);
+    emit::submit(entry);
+}
+
+/// Writes what was asked for: of an address, no more than was given.
+#[inline(always)]
+fn fill_asked(record: *mut CallRecord, begun: &UnderWay, call: u8) {
+    let number = begun.number;
+    // SAFETY: the caller vouches for `record`.
+    unsafe {
+        (*record).backlog = 0;
+        (*record).asked_len = 0;
+        (*record).asked_family = 0;
+        (*record).asked_port = 0;
+        (*record).asked_addr = [0; 16];
+        (*record).asked_scope = 0;
+        if call == call::LISTEN {
+            (*record).backlog = number.cast_signed();
+            return;
+        }
+        let addr = (&raw mut (*record).asked_addr).cast::<[u32; 4]>();
+        let asked = begun.asked;
+        (*record).asked_len = number;
+        (*record).asked_port = begun.asked_port;
+        if number >= 2 {
+            (*record).asked_family = asked[0] as u16;
+        }
+        if asked[0] as u16 == AF_INET6 {
+            if number >= SIN6_LEN_RFC2133 {
+                *addr = [asked[2], asked[3], asked[4], asked[5]];
+            }
+            if number >= SOCKADDR_BYTES as u32 {
+                (*record).asked_scope = asked[6];
+            }
+        } else if number >= SOCKADDR_IN_BYTES {
+            *addr = [asked[1], 0, 0, 0];
+        }
+        if begun.asked_known == 0 {
+            socket_options::set(record, socket_flag::ASKED_UNKNOWN);
+        }
+    }
+}
+
+/// Copies the address; says whether there is one that could be read. What lies behind it may belong to
+/// nobody, so the shorter form is tried, too.
+#[inline(always)]
+fn read_address(address: Address, asked: &mut [u32; SOCKADDR_BYTES / 4]) -> bool {
+    let read = |size: u32, asked: &mut [u32; SOCKADDR_BYTES / 4]| {
+        let to = asked.as_mut_ptr().cast();
+        // SAFETY: the buffer has at least `size` bytes; the helpers fail on a bad source.
+        unsafe {
+            match address {
+                Address::None => false,
+                Address::Kernel(from) => bpf_probe_read_kernel(to, size, from as *const _) == 0,
+                Address::User(from) => bpf_probe_read_user(to, size, from as *const _) == 0,
+            }
+        }
+    };
+    read(SOCKADDR_BYTES as u32, asked) || read(SOCKADDR_IN_BYTES, asked)
+}
+
+/// `--pid`: a call of that process, or for a socket of its.
+#[inline(always)]
+fn is_followed(sk: u64, cookie: u64) -> bool {
+    if (bpf_get_current_pid_tgid() >> 32) as u32 == config!(pid) {
+        return true;
+    }
+    // SAFETY: the values are never used, only their presence.
+    unsafe { FOLLOWED.get(sk).is_some() || (cookie != 0 && FOLLOWED_COOKIES.get(cookie).is_some()) }
+}

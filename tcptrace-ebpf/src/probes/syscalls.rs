@@ -1,0 +1,197 @@
+//! Owns the probes on bind(), listen(), connect() and accept() where the kernel forbids fentry: the
+//! tracepoints of these system calls alone. They are emitted by kernel/trace/trace_syscalls.c
+//! `perf_syscall_enter` and `perf_syscall_exit` (v6.18), for programs of the machine's own word size.
+
+use aya_ebpf::{
+    EbpfContext, helpers::generated::bpf_get_current_task, macros::tracepoint,
+    programs::TracePointContext,
+};
+use tcptrace_common::{RecordKind, call, syscall_layout};
+
+use super::accept;
+use crate::{
+    call::{self as calls, Address},
+    emit,
+    kernel::{self, config},
+};
+
+/// net/socket.c `bind(fd, umyaddr, addrlen)` (v6.18).
+#[tracepoint]
+fn sys_enter_bind(ctx: TracePointContext) -> i32 {
+    begin(&ctx, call::BIND);
+    0
+}
+
+/// Its end.
+#[tracepoint]
+fn sys_exit_bind(ctx: TracePointContext) -> i32 {
+    end(&ctx, call::BIND);
+    0
+}
+
+/// net/socket.c `listen(fd, backlog)` (v6.18).
+#[tracepoint]
+fn sys_enter_listen(ctx: TracePointContext) -> i32 {
+    begin(&ctx, call::LISTEN);
+    0
+}
+
+/// Its end.
+#[tracepoint]
+fn sys_exit_listen(ctx: TracePointContext) -> i32 {
+    end(&ctx, call::LISTEN);
+    0
+}
+
+/// net/socket.c `connect(fd, uservaddr, addrlen)` (v6.18).
+#[tracepoint]
+fn sys_enter_connect(ctx: TracePointContext) -> i32 {
+    begin(&ctx, call::CONNECT);
+    0
+}
+
+/// Its end.
+#[tracepoint]
+fn sys_exit_connect(ctx: TracePointContext) -> i32 {
+    end(&ctx, call::CONNECT);
+    0
+}
+
+/// Before the end of bind() above.
+#[tracepoint]
+fn list_for_bind(ctx: TracePointContext) -> i32 {
+    list(&ctx, call::BIND);
+    0
+}
+
+/// Before the end of listen() above.
+#[tracepoint]
+fn list_for_listen(ctx: TracePointContext) -> i32 {
+    list(&ctx, call::LISTEN);
+    0
+}
+
+/// Before the end of connect() above.
+#[tracepoint]
+fn list_for_connect(ctx: TracePointContext) -> i32 {
+    list(&ctx, call::CONNECT);
+    0
+}
+
+/// net/socket.c `accept` (v6.18): the new descriptor, or an errno made negative.
+#[tracepoint]
+fn sys_exit_accept(ctx: TracePointContext) -> i32 {
+    accepted(&ctx);
+    0
+}
+
+/// net/socket.c `accept4` (v6.18), likewise.
+#[tracepoint]
+fn sys_exit_accept4(ctx: TracePointContext) -> i32 {
+    accepted(&ctx);
+    0
+}
+
+#[inline(always)]
+fn begin(ctx: &TracePointContext, call: u8) {
+    // The kernel takes unsigned int.
+    let fd = argument(ctx, 0) as u32;
+    let Some(sk) = tcp_socket(fd) else {
+        return;
+    };
+    let second = argument(ctx, 1);
+    if call == call::LISTEN {
+        return calls::begin(sk, call, fd, Address::None, second as u32);
+    }
+    let len = argument(ctx, 2) as u32;
+    calls::begin(sk, call, fd, Address::User(second), len);
+}
+
+#[inline(always)]
+fn end(ctx: &TracePointContext, call: u8) {
+    let Some((sk, fd)) = calls::under_way(call) else {
+        return;
+    };
+    let result = result(ctx) as i32;
+    if !calls::is_worth_telling(call, result) {
+        return calls::forget();
+    }
+    // Another thread may have closed the descriptor meanwhile, and the socket be gone.
+    if tcp_socket(fd) == Some(sk) {
+        calls::end(call, sk, result, 0);
+    } else {
+        emit::count_lost(RecordKind::Call);
+        calls::forget();
+    }
+}
+
+/// Where another thread has closed the descriptor meanwhile, there is no record to list anything for.
+#[inline(always)]
+fn list(ctx: &TracePointContext, call: u8) {
+    let result = result(ctx) as i32;
+    if result >= 0 {
+        return;
+    }
+    if let Some((sk, fd)) = calls::under_way(call)
+        && tcp_socket(fd) == Some(sk)
+    {
+        calls::list_holders(call, sk, result);
+    }
+}
+
+#[inline(always)]
+fn accepted(ctx: &TracePointContext) {
+    if let Ok(fd) = u32::try_from(result(ctx))
+        && let Some(child) = tcp_socket(fd)
+    {
+        accept::record(child);
+    }
+}
+
+/// An argument of the system call.
+#[inline(always)]
+fn argument(ctx: &TracePointContext, number: usize) -> u64 {
+    // SAFETY: user space has compared the layout with that of the tracepoint; the verifier bounds it.
+    unsafe {
+        ctx.as_ptr()
+            .byte_add(syscall_layout::ARGUMENTS + number * 8)
+            .cast::<u64>()
+            .read_volatile()
+    }
+}
+
+/// What the system call returns.
+#[inline(always)]
+fn result(ctx: &TracePointContext) -> i64 {
+    // SAFETY: as above.
+    unsafe {
+        ctx.as_ptr()
+            .byte_add(syscall_layout::RESULT)
+            .cast::<i64>()
+            .read_volatile()
+    }
+}
+
+/// The TCP socket behind a descriptor of the current task: fs/file.c `files_lookup_fd_raw`, net/socket.c
+/// `sock_from_file` (v6.18). What is a socket is known by its pointer back to the file.
+#[inline(always)]
+fn tcp_socket(fd: u32) -> Option<u64> {
+    // SAFETY: the helper takes nothing and returns the address of the current task.
+    let task = unsafe { bpf_get_current_task() };
+    let files: u64 = kernel::read(task, config!(calls.task_files))?;
+    let table: u64 = kernel::read(files, config!(calls.files_fdt))?;
+    if fd >= kernel::read::<u32>(table, config!(calls.fdt_max_fds))? {
+        return None;
+    }
+    let descriptors: u64 = kernel::read(table, config!(calls.fdt_fd))?;
+    let file: u64 = kernel::read(descriptors + u64::from(fd) * 8, 0)?;
+    if file == 0 {
+        return None;
+    }
+    let socket: u64 = kernel::read(file, config!(calls.file_private_data))?;
+    if kernel::read::<u64>(socket, config!(offsets.socket_file))? != file {
+        return None;
+    }
+    let sk: u64 = kernel::read(socket, config!(calls.socket_sk))?;
+    kernel::is_tcp(sk).then_some(sk)
+}
