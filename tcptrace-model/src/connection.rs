@@ -42,6 +42,9 @@ pub(crate) struct End {
     pub(crate) doubts: Doubts,
     /// Its first transition was seen.
     pub(crate) from_birth: bool,
+    /// It had a port when it began to connect: bind() gave it that port, and it keeps it until its
+    /// last descriptor is closed.
+    pub(crate) port_bound: bool,
     /// How many losses there had been when it was first seen.
     pub(crate) losses_at_birth: u32,
     /// How many losses there had been when it entered its state.
@@ -108,6 +111,8 @@ impl End {
         } = transition;
         Self {
             from_birth: true,
+            // net/ipv4/tcp_ipv4.c `tcp_v4_connect` (v6.18): the kernel chooses a port after this.
+            port_bound: newstate == TcpState::SynSent && socket.local.port() != 0,
             ..Self::new(
                 socket,
                 Spans::starting(newstate, Some(ts_ns)),
@@ -137,6 +142,7 @@ impl End {
             minisocket: None,
             doubts: Doubts::NONE,
             from_birth: false,
+            port_bound: false,
             losses_at_birth: losses,
             losses_at_state: losses,
             first_ns: ts_ns,

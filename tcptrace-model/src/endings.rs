@@ -41,6 +41,9 @@ impl Tracker {
             unbroken,
         };
         let (owner, minisocket) = (end.owner, end.minisocket);
+        if end.port_bound {
+            self.keeps_its_port(transition, owner);
+        }
         self.tell_transition(
             transition,
             in_state_ns,

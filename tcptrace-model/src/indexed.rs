@@ -1,6 +1,7 @@
-//! Owns `Indexed`: a table whose entries are found by the kernel's address and by tuple.
+//! Owns `Indexed`: a table whose entries are found by the kernel's address and by tuple, and by local
+//! port when that is asked for.
 
-use alloc::vec::Vec;
+use alloc::{collections::BTreeSet, vec::Vec};
 use core::hash::BuildHasher;
 
 use hashbrown::DefaultHashBuilder;
@@ -29,6 +30,8 @@ pub(crate) struct Indexed<T> {
     table: Table<T>,
     by_address: Index,
     by_tuple: Index,
+    /// Those found by tuple, by local port and place; `None` while nobody asks.
+    by_port: Option<BTreeSet<(u16, u32)>>,
     hasher: DefaultHashBuilder,
 }
 
@@ -38,6 +41,7 @@ impl<T: Entry> Indexed<T> {
             table: Table::new(),
             by_address: Index::new(),
             by_tuple: Index::new(),
+            by_port: None,
             hasher: DefaultHashBuilder::default(),
         }
     }
@@ -112,6 +116,34 @@ impl<T: Entry> Indexed<T> {
             })
     }
 
+    /// Makes those that are found by tuple found by their local port as well, or no longer. It costs
+    /// each connection, so it is done only while somebody asks.
+    pub(crate) fn by_port(&mut self, found: bool) {
+        if !found {
+            self.by_port = None;
+        } else if self.by_port.is_none() {
+            let mut by_port = BTreeSet::new();
+            for index in self.table.places() {
+                if let Some(entry) = self.table.at_mut(index)
+                    && *entry.indexed()
+                    && let Some(tuple) = entry.tuple()
+                {
+                    by_port.insert((tuple.local_port(), index));
+                }
+            }
+            self.by_port = Some(by_port);
+        }
+    }
+
+    /// Those with this local port, in no particular but always the same order; none unless
+    /// [`Indexed::by_port`] has been asked for.
+    pub(crate) fn with_port(&self, port: u16) -> impl Iterator<Item = &T> {
+        self.by_port
+            .iter()
+            .flat_map(move |by_port| by_port.range((port, 0)..=(port, u32::MAX)))
+            .filter_map(|(_, index)| self.table.at(*index))
+    }
+
     /// Puts an entry in, found by its address from now on.
     pub(crate) fn insert(&mut self, entry: T) -> Key {
         let key = self.table.insert(entry);
@@ -141,6 +173,14 @@ impl<T: Entry> Indexed<T> {
         } else {
             self.by_tuple.remove(hash, index);
         }
+        if let Some(by_port) = &mut self.by_port {
+            let place = (tuple.local_port(), index);
+            if found {
+                by_port.insert(place);
+            } else {
+                by_port.remove(&place);
+            }
+        }
     }
 
     /// Takes an entry out.
@@ -154,6 +194,9 @@ impl<T: Entry> Indexed<T> {
             && let Some(tuple) = entry.tuple()
         {
             self.by_tuple.remove(self.hasher.hash_one(tuple), index);
+            if let Some(by_port) = &mut self.by_port {
+                by_port.remove(&(tuple.local_port(), index));
+            }
         }
         Some(entry)
     }

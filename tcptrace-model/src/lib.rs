@@ -11,7 +11,10 @@
 
 extern crate alloc;
 
+mod bound;
 mod call;
+mod call_failed;
+mod calls;
 mod close;
 pub mod conflict;
 mod connection;
@@ -24,6 +27,7 @@ mod indexed;
 mod input;
 mod listeners;
 mod minisockets;
+mod ports;
 mod snapshots;
 mod stories;
 mod stuck;

@@ -1,6 +1,6 @@
 //! Owns `Listeners`: who listens where, so that a connection that nobody has accepted has an owner.
 
-use alloc::collections::VecDeque;
+use alloc::{collections::VecDeque, vec::Vec};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hashbrown::{HashMap, hash_map::Entry};
@@ -22,7 +22,10 @@ pub(crate) struct Listeners {
 /// A listener that was seen to begin.
 #[derive(Clone, Copy, Debug)]
 struct Listener {
+    socket: Socket,
     place: Option<Place>,
+    /// It had its port before it began to listen: bind() gave it.
+    port_bound: bool,
     since_ns: u64,
     losses: u32,
     owner: Owner,
@@ -59,6 +62,19 @@ enum Holder {
     Several,
 }
 
+/// A listener, and what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListenerAt {
+    /// The socket when it began to listen; `None` where only a snapshot has shown it.
+    pub(crate) socket: Option<Socket>,
+    pub(crate) local: SocketAddr,
+    pub(crate) owner: Option<Owner>,
+    /// Since when it listens, CLOCK_BOOTTIME ns; `None` when that was not seen.
+    pub(crate) since_ns: Option<u64>,
+    /// How many losses there had been when all this was sure.
+    pub(crate) losses: u32,
+}
+
 impl Place {
     fn of(netns: Option<u32>, local: SocketAddr) -> Option<Self> {
         // An automatic port is chosen after the event: net/ipv4/inet_connection_sock.c
@@ -67,6 +83,45 @@ impl Place {
             netns: netns?,
             address: tuple::bits(local.ip()),
             port: local.port(),
+        })
+    }
+}
+
+impl Place {
+    fn local(self) -> SocketAddr {
+        let address = IpAddr::V6(Ipv6Addr::from_bits(self.address)).to_canonical();
+        SocketAddr::new(address, self.port)
+    }
+}
+
+impl Listener {
+    fn at(&self) -> ListenerAt {
+        ListenerAt {
+            socket: Some(self.socket),
+            local: self.socket.local,
+            owner: Some(self.owner),
+            since_ns: Some(self.since_ns),
+            losses: self.losses,
+        }
+    }
+}
+
+impl Holders {
+    /// As far as only snapshots have shown them.
+    fn at(&self, place: Place) -> Option<ListenerAt> {
+        let owner = match self.process {
+            Holder::One(process) => Some(Owner {
+                process,
+                source: OwnerSource::Proc,
+            }),
+            Holder::Unknown | Holder::Several => None,
+        };
+        (self.shown > 0).then(|| ListenerAt {
+            socket: None,
+            local: place.local(),
+            owner,
+            since_ns: None,
+            losses: self.losses,
         })
     }
 }
@@ -104,7 +159,9 @@ impl Listeners {
         }
         let place = Place::of(socket.netns, socket.local);
         let listener = Listener {
+            socket: *socket,
             place,
+            port_bound: place.is_some(),
             since_ns: ts_ns,
             losses,
             owner: Owner {
@@ -115,17 +172,81 @@ impl Listeners {
         self.by_sk.insert(socket.sk, listener);
         self.order.push_back(socket.sk);
         if let Some(place) = place {
-            let holders = self.by_place.entry(place).or_insert(Holders {
-                process: Holder::Unknown,
-                sockets: 0,
-                shown: 0,
-                losses,
-                listed: (0, 0),
-                from_snapshot: false,
-            });
-            holders.sockets = holders.sockets.saturating_add(1);
-            holders.process = holders.process.and(Some(process));
+            self.stands_at(place, process, losses);
         }
+    }
+
+    /// The kernel has chosen an address and a port for a listener that had none.
+    pub(crate) fn is_at(&mut self, sk: u64, local: SocketAddr, losses: u32) {
+        if let Some(listener) = self.by_sk.get_mut(&sk)
+            && listener.place.is_none()
+            && let Some(place) = Place::of(listener.socket.netns, local)
+        {
+            listener.socket.local = local;
+            listener.place = Some(place);
+            let process = listener.owner.process;
+            self.stands_at(place, process, losses);
+        }
+    }
+
+    fn stands_at(&mut self, place: Place, process: Process, losses: u32) {
+        let holders = self.by_place.entry(place).or_insert(Holders {
+            process: Holder::Unknown,
+            sockets: 0,
+            shown: 0,
+            losses,
+            listed: (0, 0),
+            from_snapshot: false,
+        });
+        holders.sockets = holders.sockets.saturating_add(1);
+        holders.process = holders.process.and(Some(process));
+    }
+
+    /// Whether bind() had given the listener with this address its port; `None` for an unknown one.
+    pub(crate) fn port_bound(&self, sk: u64) -> Option<bool> {
+        Some(self.by_sk.get(&sk)?.port_bound)
+    }
+
+    /// The listener with this address.
+    pub(crate) fn at(&self, sk: u64) -> Option<ListenerAt> {
+        Some(self.by_sk.get(&sk)?.at())
+    }
+
+    /// The listener with this address, which is at `local`, or what a snapshot has shown there.
+    pub(crate) fn of(&self, sk: u64, netns: Option<u32>, local: SocketAddr) -> Option<ListenerAt> {
+        let is_there = |listener: &ListenerAt| {
+            let port = listener.local.port();
+            port == 0 || port == local.port()
+        };
+        let place = Place::of(netns, local)?;
+        self.at(sk)
+            .filter(is_there)
+            .or_else(|| self.by_place.get(&place)?.at(place))
+    }
+
+    /// All that listen on `port`, in the order of their addresses.
+    pub(crate) fn at_port(&self, netns: Option<u32>, port: u16) -> Vec<ListenerAt> {
+        let seen = self
+            .by_sk
+            .values()
+            .map(Listener::at)
+            .filter(|listener| listener.local.port() == port)
+            .filter(|listener| {
+                let its = listener.socket.and_then(|socket| socket.netns);
+                tuple::may_be_same(its, netns)
+            });
+        let shown = self
+            .by_place
+            .iter()
+            .filter(|(place, _)| place.port == port)
+            .filter(|(place, _)| tuple::may_be_same(Some(place.netns), netns))
+            .filter_map(|(place, holders)| holders.at(*place));
+        let mut all: Vec<ListenerAt> = seen.chain(shown).collect();
+        all.sort_by_key(|listener| {
+            let sk = listener.socket.map_or(0, |socket| socket.sk);
+            (listener.local, sk)
+        });
+        all
     }
 
     /// The socket listens no more.

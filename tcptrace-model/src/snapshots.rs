@@ -62,6 +62,11 @@ impl Snapshots {
         self.ended_ns.is_some_and(|ended_ns| now_ns > ended_ns)
     }
 
+    /// Whether there has been none.
+    pub(crate) const fn none_yet(&self) -> bool {
+        self.number == 0
+    }
+
     /// Something has ended.
     pub(crate) fn note_end(&mut self, tuple: Option<Tuple>, kind: Kind, ts_ns: u64) {
         if self.running
@@ -122,12 +127,9 @@ impl Tracker {
             | TcpState::CloseWait
             | TcpState::LastAck
             | TcpState::Closing => self.connection_exists(existing),
+            TcpState::BoundInactive => self.bound_exists(existing),
             // Requests, which are not sockets yet, and sockets that are nobody's connection.
-            TcpState::SynRecv
-            | TcpState::NewSynRecv
-            | TcpState::Close
-            | TcpState::TimeWait
-            | TcpState::BoundInactive => {}
+            TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Close | TcpState::TimeWait => {}
         }
     }
 

@@ -1,9 +1,11 @@
 //! Owns `Tally`: what is counted for the summary.
 
-use alloc::vec::Vec;
+use alloc::{collections::BTreeMap, vec::Vec};
 
 use crate::{
-    CloseCause, CloseSequence, Connection, Phase, Summary, TimeWait, TimeWaitEnd, durations::Sample,
+    CallFailed, CloseCause, CloseSequence, Connection, Phase, Summary, TimeWait, TimeWaitEnd,
+    conflict::{Call, Rule},
+    durations::Sample,
 };
 
 /// Counts of what has been told.
@@ -20,6 +22,8 @@ pub(crate) struct Tally {
     time_wait_ends: [u64; TimeWaitEnd::ALL.len()],
     time_wait: Sample,
     fin_wait2: Sample,
+    /// There are no more than errnos and rules.
+    calls_failed: BTreeMap<(Call, u16, Rule), u64>,
 }
 
 impl Tally {
@@ -36,6 +40,7 @@ impl Tally {
             time_wait_ends: [0; _],
             time_wait: Sample::default(),
             fin_wait2: Sample::default(),
+            calls_failed: BTreeMap::new(),
         }
     }
 
@@ -61,10 +66,20 @@ impl Tally {
         }
     }
 
+    /// A call that failed has been told.
+    pub(crate) fn call_failed(&mut self, told: &CallFailed) {
+        let which = (told.call.call, told.call.error, told.rule);
+        *self.calls_failed.entry(which).or_insert(0) += 1;
+    }
+
     /// The summary, with what there is now.
     pub(crate) fn summary(&self, open: usize, waiting: usize) -> Summary {
         Summary {
-            calls_failed: Vec::new(),
+            calls_failed: self
+                .calls_failed
+                .iter()
+                .map(|(which, count)| (*which, *count))
+                .collect(),
             transitions: self.transitions,
             lost: self.lost,
             evicted: self.evicted,

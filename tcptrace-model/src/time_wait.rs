@@ -131,6 +131,14 @@ impl Wait {
         }
     }
 
+    /// When it entered its phase; `None` when that was not seen.
+    pub(crate) fn phase_since_ns(&self) -> Option<u64> {
+        match self.phase {
+            Phase::FinWait2 => self.entered_ns,
+            Phase::TimeWait => self.since_ns.filter(|_| !self.since_at_latest),
+        }
+    }
+
     /// Its timer was set anew. `exact` says whether every setting is shown.
     pub(crate) fn rearm(&mut self, phase: Phase, ts_ns: u64, timeout_ns: u64, exact: bool) {
         match (self.phase, phase) {

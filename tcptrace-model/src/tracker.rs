@@ -3,9 +3,9 @@
 use alloc::collections::VecDeque;
 
 use crate::{
-    Finding, Input, Process, Snapshot, Summary, Task, conflict::KernelVersion, connection::End,
-    ends::Ends, listeners::Listeners, snapshots::Snapshots, stories::Stories, table::Key,
-    tally::Tally, waits::Waits,
+    Finding, Input, Process, Snapshot, Summary, Task, bound::BoundOnly, calls::Calls,
+    conflict::KernelVersion, connection::End, ends::Ends, listeners::Listeners, ports::Asked,
+    snapshots::Snapshots, stories::Stories, table::Key, tally::Tally, waits::Waits,
 };
 
 /// How long the parts of one event of the kernel may lie apart, in ns: a transition to CLOSE and the
@@ -73,6 +73,9 @@ pub struct Tracker {
     pub(crate) ends: Ends,
     pub(crate) waits: Waits,
     pub(crate) listeners: Listeners,
+    pub(crate) bound: BoundOnly,
+    pub(crate) asked: Asked,
+    pub(crate) calls: Calls,
     pub(crate) stories: Stories,
     pub(crate) snapshots: Snapshots,
     pub(crate) tally: Tally,
@@ -102,6 +105,9 @@ impl Tracker {
             ends: Ends::new(),
             waits: Waits::new(),
             listeners: Listeners::new(),
+            bound: BoundOnly::new(),
+            asked: Asked::never(),
+            calls: Calls::new(),
             stories: Stories::new(),
             snapshots: Snapshots::new(),
             tally: Tally::new(),
@@ -117,48 +123,58 @@ impl Tracker {
     }
 
     /// Takes one input. Inputs come in the order in which they were read.
-    pub fn handle(&mut self, input: Input) {
+    pub fn handle(&mut self, input: &Input) {
         match input {
             Input::Transition(transition) => {
                 self.pass(transition.ts_ns);
-                self.transition(&transition);
+                self.transition(transition);
             }
             Input::MinisocketEntered(entered) => {
                 self.pass(entered.ts_ns);
-                self.minisocket_entered(&entered);
+                self.minisocket_entered(entered);
             }
             Input::MinisocketRearmed(rearmed) => {
                 self.pass(rearmed.ts_ns);
-                self.minisocket_rearmed(&rearmed);
+                self.minisocket_rearmed(rearmed);
             }
             Input::MinisocketEnded(ended) => {
                 self.pass(ended.ts_ns);
-                self.minisocket_ended(&ended);
+                self.minisocket_ended(ended);
             }
             Input::Reset(reset) => {
                 self.pass(reset.ts_ns);
-                self.reset(&reset);
+                self.reset(reset);
             }
             Input::Accepted(accepted) => {
                 self.pass(accepted.ts_ns);
-                self.accepted(&accepted);
+                self.accepted(accepted);
             }
-            Input::Holder(_) | Input::Surroundings(_) | Input::Call(_) => {}
+            Input::Holder(listed) => {
+                self.pass(listed.ts_ns);
+                self.holder(listed);
+            }
+            // It was looked up later: records from before may still be in the buffer.
+            Input::Surroundings(surroundings) => self.surroundings(surroundings),
+            Input::Call(call) => {
+                self.pass(call.ts_ns);
+                self.called(call);
+            }
             // A snapshot runs ahead of the records that are still in the buffer, and so does the
             // count of what was lost: their times do not say that all before them has been read.
-            Input::Snapshot(Snapshot::Begin { ts_ns }) => self.snapshot_begins(ts_ns),
-            Input::Snapshot(Snapshot::Socket(existing)) => self.exists(&existing),
+            Input::Snapshot(Snapshot::Begin { ts_ns }) => self.snapshot_begins(*ts_ns),
+            Input::Snapshot(Snapshot::Socket(existing)) => self.exists(existing),
             Input::Snapshot(Snapshot::End { ts_ns, complete }) => {
-                self.snapshot_ends(ts_ns, complete);
+                self.snapshot_ends(*ts_ns, *complete);
             }
             Input::Gap { ts_ns } => {
                 self.lose();
-                self.pass(ts_ns);
+                self.calls.gap(*ts_ns);
+                self.pass(*ts_ns);
             }
             Input::Lost(loss) => {
                 self.lose();
                 self.tally.lost += loss.records;
-                self.tell(Finding::Lost(loss));
+                self.tell(Finding::Lost(*loss));
             }
         }
     }
@@ -215,6 +231,9 @@ impl Tracker {
         }
         if self.stories.is_due(now_ns) {
             self.tell_stories(Some(now_ns));
+        }
+        if now_ns > self.asked.until_ns {
+            self.nobody_asks();
         }
     }
 

@@ -15,11 +15,18 @@ impl Tracker {
     /// A socket changed its state.
     pub(crate) fn transition(&mut self, transition: &Transition) {
         self.tally.transitions += 1;
+        if !self.bound.is_empty() && matches!(transition.oldstate, Close | Listen) {
+            self.leaves_bound(transition);
+        }
+        self.calls.passes(transition);
         match (transition.oldstate, transition.newstate) {
             (_, Listen) => self.listens(transition),
             (Listen, Close) => self.listens_no_more(transition),
             // MPTCP sets CLOSE again; a TCP socket in CLOSE is nobody's connection.
-            (Close, Close) => self.tell_transition(transition, None, None, None),
+            (Close, Close) => {
+                let owner = self.bound.owner(transition.socket.sk);
+                self.tell_transition(transition, None, owner, None);
+            }
             (_, Close) => self.closes(transition),
             (_, _) => self.moves(transition),
         }
@@ -109,6 +116,13 @@ impl Tracker {
         doubts
     }
 
+    /// What was bound at this address does more than that now, or is gone.
+    fn leaves_bound(&mut self, transition: &Transition) {
+        if transition.newstate != Close {
+            self.bound.leaves(transition.socket.sk);
+        }
+    }
+
     fn listens(&mut self, transition: &Transition) {
         let socket = &transition.socket;
         if let Some(stale) = self.ends.with_address(socket.sk) {
@@ -134,6 +148,9 @@ impl Tracker {
             .listeners
             .in_state_ns(socket.sk, transition.ts_ns, self.losses);
         let owner = self.listeners.owner(socket.sk);
+        if self.listeners.port_bound(socket.sk) != Some(false) {
+            self.keeps_its_port(transition, owner);
+        }
         self.listeners.end(socket);
         if let Some(stale) = self.ends.with_address(socket.sk) {
             self.vanish(stale, transition.ts_ns);

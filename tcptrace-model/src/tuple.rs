@@ -29,6 +29,11 @@ impl Tuple {
         }
     }
 
+    /// The local port.
+    pub(crate) const fn local_port(self) -> u16 {
+        self.local.1
+    }
+
     /// Whether the socket is connected to itself.
     pub(crate) fn is_own_peer(self) -> bool {
         self.local == self.remote

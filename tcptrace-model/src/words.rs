@@ -218,6 +218,8 @@ words! {
         RulesDisagree = "rules_disagree",
         /// The options of a holder are not known.
         OptionsUnknown = "options_unknown",
+        /// A holder is only bound, and no hook shows when such a socket is closed: it may be gone.
+        CloseNotShown = "close_not_shown",
     }
 }
 

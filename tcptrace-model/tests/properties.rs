@@ -1,5 +1,7 @@
 //! What holds for any inputs in any order, however little sense they make.
 
+mod call_inputs;
+
 use std::net::SocketAddr;
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -7,14 +9,18 @@ use tcptrace_model::{
     Accepted, Certainty, CloseCause, CloseSequence, Comm, Connection, Direction, Doubt, EndedBy,
     Evidence, Existing, File, Finding, Input, Loss, LossReason, Minisocket, MinisocketEnded,
     MinisocketEntered, MinisocketRearmed, Phase, Process, RecordKind, Reset, ResetReason, Settings,
-    Snapshot, Socket, Task, TcpState, TimeWait, TimeWaitEnd, Tracker, Transition,
+    Snapshot, Socket, Surroundings, Task, TcpState, TimeWait, TimeWaitEnd, Tracker, Transition,
+    conflict::KernelVersion,
 };
+
+use call_inputs::{calls, cookies, holders, is_an_honest_failure, surroundings};
 
 const MOST_CONNECTIONS: usize = 4;
 const MOST_MINISOCKETS: usize = 3;
 
 /// A step: an input, or the time that is told.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are inputs")]
 enum Step {
     Handle(Input),
     Advance(u64),
@@ -47,8 +53,7 @@ fn task() -> impl Strategy<Value = Task> {
 }
 
 fn sockets() -> impl Strategy<Value = Socket> {
-    let cookie = select(vec![0, 0, 0, 1, 2]).prop_map(std::num::NonZeroU64::new);
-    (0..6_u64, cookie, netns(), addresses(), addresses()).prop_map(
+    (0..6_u64, cookies(), netns(), addresses(), addresses()).prop_map(
         |(sk, cookie, netns, local, remote)| Socket {
             sk,
             cookie,
@@ -259,6 +264,9 @@ fn inputs() -> impl Strategy<Value = Input> {
         4 => reset,
         1 => accepted,
         5 => snapshots(),
+        12 => calls(),
+        8 => holders(),
+        2 => surroundings(),
         1 => Just(Input::Gap { ts_ns: 0 }),
         1 => Just(Input::Lost(Loss {
             ts_ns: 0,
@@ -278,6 +286,7 @@ fn dated(mut input: Input, now_ns: u64) -> Input {
         | Input::MinisocketEnded(MinisocketEnded { ts_ns, .. })
         | Input::Reset(Reset { ts_ns, .. })
         | Input::Accepted(Accepted { ts_ns, .. })
+        | Input::Surroundings(Surroundings { ts_ns, .. })
         | Input::Snapshot(
             Snapshot::Begin { ts_ns }
             | Snapshot::Socket(Existing { ts_ns, .. })
@@ -285,6 +294,11 @@ fn dated(mut input: Input, now_ns: u64) -> Input {
         )
         | Input::Gap { ts_ns }
         | Input::Lost(Loss { ts_ns, .. }) => *ts_ns = now_ns,
+        Input::Holder(listed) => listed.ts_ns = now_ns,
+        Input::Call(call) => {
+            call.ts_ns = now_ns;
+            call.began_ns = call.began_ns.map(|_| now_ns.saturating_sub(1_000));
+        }
     }
     input
 }
@@ -315,7 +329,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    any::<[bool; 5]>().prop_map(|flags| {
+    (any::<[bool; 5]>(), 0..20_u16).prop_map(|(flags, minor)| {
         let [
             minisockets,
             minisocket_resets,
@@ -331,6 +345,8 @@ fn settings() -> impl Strategy<Value = Settings> {
             minisocket_resets,
             known_minisockets_only,
             rearms_exact,
+            kernel: KernelVersion { major: 6, minor },
+            calls: true,
         }
     })
 }
@@ -340,7 +356,7 @@ fn run(settings: Settings, steps: &[Step], mut look: impl FnMut(&Tracker)) -> Ve
     let mut told = Vec::new();
     for step in steps {
         match step {
-            Step::Handle(input) => tracker.handle(*input),
+            Step::Handle(input) => tracker.handle(input),
             Step::Advance(now_ns) => tracker.advance(*now_ns),
         }
         told.extend(std::iter::from_fn(|| tracker.poll()));
@@ -443,9 +459,35 @@ proptest! {
                 Finding::Stuck(told) => {
                     prop_assert_eq!(told.certainty == Certainty::Exact, told.doubts.is_empty());
                 }
-                Finding::Story(_) | Finding::Transition(_) | Finding::Lost(_) => {}
+                Finding::CallFailed(told) => is_an_honest_failure(&told)?,
+                Finding::Story(_)
+                | Finding::Transition(_)
+                | Finding::CallSucceeded(_)
+                | Finding::Lost(_) => {}
             }
         }
+    }
+
+    #[test]
+    fn every_call_that_failed_is_told_and_counted(settings in settings(), steps in steps()) {
+        let handled = steps
+            .iter()
+            .filter(|step| match step {
+                Step::Handle(Input::Call(call)) => !matches!(call.error, 0 | 115 | 512),
+                Step::Handle(_) | Step::Advance(_) => false,
+            })
+            .count();
+        let mut counted = 0;
+        let told = run(settings, &steps, |tracker| {
+            let by_rule = tracker.summary().calls_failed;
+            counted = by_rule.iter().map(|(_, count)| count).sum();
+        });
+        let told = told
+            .iter()
+            .filter(|finding| matches!(finding, Finding::CallFailed(_)))
+            .count();
+        prop_assert_eq!(told, handled);
+        prop_assert_eq!(counted, handled as u64);
     }
 
     #[test]
@@ -469,6 +511,8 @@ proptest! {
                 Finding::TimeWaitEntered(_)
                 | Finding::TimeWait(_)
                 | Finding::Stuck(_)
+                | Finding::CallFailed(_)
+                | Finding::CallSucceeded(_)
                 | Finding::Lost(_) => {}
             }
         }

@@ -178,12 +178,16 @@ impl Traffic {
         self.now_ns
     }
 
+    #[expect(
+        clippy::large_types_passed_by_value,
+        reason = "as the tracker takes it"
+    )]
     fn tell(&mut self, input: Input) {
         let input = divan::black_box(input);
         if self.untold {
             return;
         }
-        self.tracker.handle(input);
+        self.tracker.handle(&input);
         while let Some(finding) = self.tracker.poll() {
             drop(divan::black_box(finding));
         }

@@ -170,7 +170,7 @@ fn a_minisocket_is_joined_by_its_tuple_where_the_hook_does_not_show_the_socket()
     let ts_ns = scene.now_ns;
     scene
         .tracker
-        .handle(Input::MinisocketEntered(MinisocketEntered {
+        .handle(&Input::MinisocketEntered(MinisocketEntered {
             ts_ns,
             minisocket: minisocket(&c, 9),
             sk: None,
@@ -273,7 +273,7 @@ fn a_minisocket_in_another_namespace_is_another_connections() {
     let ts_ns = scene.now_ns;
     scene
         .tracker
-        .handle(Input::MinisocketEntered(MinisocketEntered {
+        .handle(&Input::MinisocketEntered(MinisocketEntered {
             ts_ns,
             minisocket: minisocket(&elsewhere, 9),
             sk: None,
@@ -305,7 +305,7 @@ fn a_minisocket_of_another_socket_or_cookie_is_not_joined() {
         let ts_ns = scene.now_ns;
         scene
             .tracker
-            .handle(Input::MinisocketEntered(MinisocketEntered {
+            .handle(&Input::MinisocketEntered(MinisocketEntered {
                 ts_ns,
                 minisocket: minisocket(&Socket { cookie: with, ..c }, 9),
                 sk,

@@ -1,6 +1,7 @@
 //! Scenarios for the tracker: what the kernel reports, and what is told of it.
 
 mod aborts;
+mod calls;
 mod closing;
 mod entering;
 mod handshakes;

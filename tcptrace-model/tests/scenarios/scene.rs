@@ -207,7 +207,7 @@ impl Scene {
         evidence: Option<Evidence>,
     ) {
         let ts_ns = self.step();
-        self.tracker.handle(Input::Transition(Transition {
+        self.tracker.handle(&Input::Transition(Transition {
             ts_ns,
             socket: *socket,
             oldstate,
@@ -241,7 +241,7 @@ impl Scene {
     pub(crate) fn accepted(&mut self, sk: u64, task: Task) {
         let ts_ns = self.step();
         self.tracker
-            .handle(Input::Accepted(Accepted { ts_ns, sk, task }));
+            .handle(&Input::Accepted(Accepted { ts_ns, sk, task }));
     }
 
     pub(crate) fn listens(&mut self, task: Task, socket: &Socket) {
@@ -256,7 +256,7 @@ impl Scene {
     pub(crate) fn enters_for(&mut self, socket: &Socket, tw: u64, phase: Phase, timeout_ns: u64) {
         let ts_ns = self.step();
         self.tracker
-            .handle(Input::MinisocketEntered(MinisocketEntered {
+            .handle(&Input::MinisocketEntered(MinisocketEntered {
                 ts_ns,
                 minisocket: minisocket(socket, tw),
                 sk: Some(socket.sk),
@@ -268,7 +268,7 @@ impl Scene {
     pub(crate) fn rearms(&mut self, socket: &Socket, tw: u64, phase: Phase) {
         let ts_ns = self.step();
         self.tracker
-            .handle(Input::MinisocketRearmed(MinisocketRearmed {
+            .handle(&Input::MinisocketRearmed(MinisocketRearmed {
                 ts_ns,
                 minisocket: minisocket(socket, tw),
                 phase,
@@ -291,15 +291,16 @@ impl Scene {
         expires_ns: u64,
     ) {
         let ts_ns = self.step();
-        self.tracker.handle(Input::MinisocketEnded(MinisocketEnded {
-            ts_ns,
-            minisocket: minisocket(socket, tw),
-            phase,
-            by,
-            current: OTHER,
-            time_wait_since_ns,
-            expires_ns,
-        }));
+        self.tracker
+            .handle(&Input::MinisocketEnded(MinisocketEnded {
+                ts_ns,
+                minisocket: minisocket(socket, tw),
+                phase,
+                by,
+                current: OTHER,
+                time_wait_since_ns,
+                expires_ns,
+            }));
     }
 
     pub(crate) fn receives_reset(&mut self, sk: u64, state: TcpState) {
@@ -322,7 +323,7 @@ impl Scene {
         reason: Option<ResetReason>,
     ) {
         let ts_ns = self.step();
-        self.tracker.handle(Input::Reset(Reset {
+        self.tracker.handle(&Input::Reset(Reset {
             ts_ns,
             direction,
             sk,
@@ -333,12 +334,12 @@ impl Scene {
 
     pub(crate) fn gap(&mut self) {
         let ts_ns = self.step();
-        self.tracker.handle(Input::Gap { ts_ns });
+        self.tracker.handle(&Input::Gap { ts_ns });
     }
 
     pub(crate) fn loses(&mut self, records: u64) {
         let ts_ns = self.step();
-        self.tracker.handle(Input::Lost(Loss {
+        self.tracker.handle(&Input::Lost(Loss {
             ts_ns,
             records,
             kind: RecordKind::Transition,

@@ -33,17 +33,17 @@ fn existing(socket: &Socket, state: TcpState) -> Existing {
 impl Scene {
     fn snapshot(&mut self, begin_ns: u64, sockets: &[Existing]) {
         self.tracker
-            .handle(Input::Snapshot(Snapshot::Begin { ts_ns: begin_ns }));
+            .handle(&Input::Snapshot(Snapshot::Begin { ts_ns: begin_ns }));
         for existing in sockets {
             self.now_ns += MS / 10;
             self.tracker
-                .handle(Input::Snapshot(Snapshot::Socket(Existing {
+                .handle(&Input::Snapshot(Snapshot::Socket(Existing {
                     ts_ns: self.now_ns,
                     ..*existing
                 })));
         }
         self.now_ns += MS / 10;
-        self.tracker.handle(Input::Snapshot(Snapshot::End {
+        self.tracker.handle(&Input::Snapshot(Snapshot::End {
             ts_ns: self.now_ns,
             complete: true,
         }));
@@ -192,16 +192,16 @@ fn one_that_ended_while_the_snapshot_was_taken_does_not_come_back() {
     let begin_ns = scene.now_ns;
     scene
         .tracker
-        .handle(Input::Snapshot(Snapshot::Begin { ts_ns: begin_ns }));
+        .handle(&Input::Snapshot(Snapshot::Begin { ts_ns: begin_ns }));
     scene.closes(&c, Established, Close, error(104, OPEN));
     scene
         .tracker
-        .handle(Input::Snapshot(Snapshot::Socket(Existing {
+        .handle(&Input::Snapshot(Snapshot::Socket(Existing {
             ts_ns: begin_ns + 1,
             ..existing(&c, Established)
         })));
     let ts_ns = scene.now_ns;
-    scene.tracker.handle(Input::Snapshot(Snapshot::End {
+    scene.tracker.handle(&Input::Snapshot(Snapshot::End {
         ts_ns,
         complete: true,
     }));
@@ -318,7 +318,7 @@ fn an_incomplete_snapshot_shows_nothing_to_be_gone() {
             complete: false,
         },
     ] {
-        scene.tracker.handle(Input::Snapshot(part));
+        scene.tracker.handle(&Input::Snapshot(part));
     }
     assert_eq!(gone(&mut scene), []);
 }
