@@ -1,16 +1,20 @@
 //! Owns JSON lines: one object a line, with the names that docs/events.md documents.
 
+mod calls;
 mod fields;
 mod lines;
 
 use std::io::{self, Write};
 
 use serde::Serialize;
-use tcptrace_model::Finding;
+use tcptrace_model::{CallFailed, Finding, HolderFound, SocketCall};
 
-use self::lines::{
-    ConnectionLine, LostLine, StartLine, StuckLine, SummaryLine, TimeWaitEnteredLine, TimeWaitLine,
-    TransitionLine,
+use self::{
+    calls::{CallFailedLine, CallLine, WouldSucceedLine},
+    lines::{
+        ConnectionLine, LostLine, StartLine, StuckLine, SummaryLine, TimeWaitEnteredLine,
+        TimeWaitLine, TransitionLine,
+    },
 };
 use super::{
     End, Render, Start,
@@ -43,6 +47,30 @@ impl<W: Write> Json<W> {
             stamps: Stamps::new(WallClock::new(clock_offset_ns)),
             buffer: Vec::new(),
         }
+    }
+
+    /// Writes the line of a call that nobody made and that would fail now.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn would_fail(&mut self, found: &CallFailed) -> io::Result<()> {
+        let line = CallFailedLine::of(found, false);
+        self.line("would_fail", found.call.ts_ns, line)
+    }
+
+    /// Writes the line of a call that nobody made and that would succeed now. `holders` hold the port
+    /// and share it; `total` is how many there are, as far as known.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn would_succeed(
+        &mut self,
+        call: &SocketCall,
+        holders: &[HolderFound],
+        total: usize,
+    ) -> io::Result<()> {
+        let line = WouldSucceedLine::of(call, holders, total);
+        self.line("would_succeed", call.ts_ns, line)
     }
 
     fn line<T: Serialize>(&mut self, kind: &'static str, ts_ns: u64, rest: T) -> io::Result<()> {
@@ -86,8 +114,16 @@ impl<W: Write> Render for Json<W> {
                 self.line("connection", found.ts_ns, ConnectionLine::from(&**found))
             }
             // Each of its ends has had a line of its own.
-            Finding::Story(_) | Finding::CallFailed(_) | Finding::CallSucceeded(_) => Ok(()),
+            Finding::Story(_) => Ok(()),
             Finding::Stuck(found) => self.line("stuck", found.ts_ns, StuckLine::from(&**found)),
+            Finding::CallFailed(found) => self.line(
+                "call_failed",
+                found.call.ts_ns,
+                CallFailedLine::of(found, true),
+            ),
+            Finding::CallSucceeded(found) => {
+                self.line("call", found.call.ts_ns, CallLine::from(&**found))
+            }
             Finding::Lost(loss) => self.line("lost", loss.ts_ns, LostLine::from(loss)),
         }
     }

@@ -2,10 +2,15 @@
 
 use libc::c_int;
 
+/// What a call returns within the kernel when a signal interrupts it: the application gets EINTR, or
+/// the call begins anew (include/linux/errno.h, v6.18).
+const ERESTARTSYS: c_int = 512;
+
 /// The errors that a TCP socket can end with (`sk_err`): those that the kernel's TCP sets itself, and
 /// those that ICMP messages turn into (net/ipv4/icmp.c `icmp_err_convert`, net/ipv6/icmp.c
-/// `tab_unreach`, v6.18).
-const ERRORS: [(c_int, &str); 22] = [
+/// `tab_unreach`, v6.18). And those that bind(), listen(), connect() and accept() return: bind(2),
+/// listen(2), connect(2), accept(2).
+const ERRORS: [(c_int, &str); 42] = [
     (libc::EPERM, "EPERM"),
     (libc::EINTR, "EINTR"),
     (libc::EIO, "EIO"),
@@ -28,6 +33,26 @@ const ERRORS: [(c_int, &str); 22] = [
     (libc::ECONNREFUSED, "ECONNREFUSED"),
     (libc::EHOSTDOWN, "EHOSTDOWN"),
     (libc::EHOSTUNREACH, "EHOSTUNREACH"),
+    (ERESTARTSYS, "ERESTARTSYS"),
+    (libc::EBADF, "EBADF"),
+    (libc::EAGAIN, "EAGAIN"),
+    (libc::EFAULT, "EFAULT"),
+    (libc::EBUSY, "EBUSY"),
+    (libc::ENODEV, "ENODEV"),
+    (libc::ENFILE, "ENFILE"),
+    (libc::EMFILE, "EMFILE"),
+    (libc::ENOTSOCK, "ENOTSOCK"),
+    (libc::EDESTADDRREQ, "EDESTADDRREQ"),
+    (libc::EPROTONOSUPPORT, "EPROTONOSUPPORT"),
+    (libc::ESOCKTNOSUPPORT, "ESOCKTNOSUPPORT"),
+    (libc::EPFNOSUPPORT, "EPFNOSUPPORT"),
+    (libc::EAFNOSUPPORT, "EAFNOSUPPORT"),
+    (libc::EADDRINUSE, "EADDRINUSE"),
+    (libc::EISCONN, "EISCONN"),
+    (libc::ENOTCONN, "ENOTCONN"),
+    (libc::EALREADY, "EALREADY"),
+    (libc::EINPROGRESS, "EINPROGRESS"),
+    (libc::ENOSYS, "ENOSYS"),
 ];
 
 /// The signals of signal(7), without those of real time.
@@ -93,6 +118,8 @@ mod tests {
         assert_eq!(error(0), None);
         assert_eq!(error(104).unwrap(), "ECONNRESET");
         assert_eq!(error(110).unwrap(), "ETIMEDOUT");
+        assert_eq!(error(98).unwrap(), "EADDRINUSE");
+        assert_eq!(error(106).unwrap(), "EISCONN");
         assert_eq!(error(4000).unwrap(), "errno 4000");
     }
 

@@ -1,5 +1,6 @@
 //! Owns text for people: which finding becomes which lines, and where they go.
 
+pub mod call;
 mod columns;
 mod ladder;
 mod prose;
@@ -15,8 +16,9 @@ use tcptrace_model::{
 };
 
 use self::{
+    call::{Mode, Telling},
     columns::Columns,
-    prose::Mark,
+    prose::{Mark, Paragraph},
     sides::Sides,
     summary::{Context, plural},
 };
@@ -91,6 +93,11 @@ impl<W: Write, N: Write> Text<W, N> {
         prose::paragraph(line, &self.columns.layout, Mark::Attention, &heading, &body);
     }
 
+    fn call(&self, line: &mut String, ts_ns: u64, told: &Paragraph) {
+        self.columns.times(line, ts_ns);
+        prose::sections(line, &self.columns.layout, told);
+    }
+
     fn time_wait(&self, line: &mut String, found: &TimeWait) {
         if found.end == TimeWaitEnd::NeverEntered {
             let (heading, body) = story::never_entered(found);
@@ -108,7 +115,7 @@ impl<W: Write, N: Write> Render for Text<W, N> {
             version: _,
             ts_ns,
             kernel: _,
-            hz: _,
+            hz,
             backends: _,
             degraded,
             netns: _,
@@ -118,6 +125,7 @@ impl<W: Write, N: Write> Render for Text<W, N> {
         self.columns.start_ns = *ts_ns;
         self.context.degraded.clone_from(degraded);
         self.context.sysctls.clone_from(sysctls);
+        self.context.hz = *hz;
         if self.columns.layout.no_header {
             return Ok(());
         }
@@ -138,7 +146,20 @@ impl<W: Write, N: Write> Render for Text<W, N> {
             }
             Finding::TimeWait(found) => self.write(|text, line| text.time_wait(line, found)),
             // The story tells it, with the other end.
-            Finding::Connection(_) | Finding::CallFailed(_) | Finding::CallSucceeded(_) => Ok(()),
+            Finding::Connection(_) => Ok(()),
+            Finding::CallFailed(found) => {
+                let telling = Telling {
+                    mode: Mode::Failed,
+                    wide: self.columns.layout.wide,
+                    hz: self.context.hz,
+                };
+                let told = call::failed(found, telling);
+                self.write(|text, line| text.call(line, found.call.ts_ns, &told))
+            }
+            Finding::CallSucceeded(found) => {
+                let told = call::succeeded(found);
+                self.write(|text, line| text.call(line, found.call.ts_ns, &told))
+            }
             Finding::Story(told) => self.write(|text, line| text.story(line, told)),
             Finding::Stuck(found) => self.write(|text, line| text.stuck(line, found)),
             Finding::Lost(loss) => {

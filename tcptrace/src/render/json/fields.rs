@@ -239,7 +239,7 @@ impl<'a> DurationFields<'a> {
 }
 
 /// An address of the kernel, hexadecimal.
-struct Address(u64);
+pub(super) struct Address(pub(super) u64);
 
 impl Display for Address {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -8,9 +8,12 @@ use tcptrace_model::{
     TimeWaitEntered, Transition, TransitionFinding,
 };
 
-use super::fields::{
-    Counts, CurrentTask, DoubtNames, DurationFields, Options, PeerFields, ProcessFields,
-    ResetFields, SocketFields, Spans,
+use super::{
+    calls::FailedCounts,
+    fields::{
+        Counts, CurrentTask, DoubtNames, DurationFields, Options, PeerFields, ProcessFields,
+        ResetFields, SocketFields, Spans,
+    },
 };
 use crate::render::{End, Start, names};
 
@@ -349,6 +352,7 @@ pub(super) struct SummaryLine<'a> {
     closes: Counts,
     causes: Counts,
     stuck: u64,
+    calls_failed: FailedCounts<'a>,
     open: u64,
     time_waits_entered: u64,
     time_wait_ends: Counts,
@@ -377,7 +381,7 @@ impl<'a> From<&'a End> for SummaryLine<'a> {
             time_wait,
             fin_wait2,
             stuck,
-            calls_failed: _,
+            calls_failed,
             open,
             waiting,
         } = summary;
@@ -391,6 +395,7 @@ impl<'a> From<&'a End> for SummaryLine<'a> {
             closes: Counts::of(closes.iter().map(|(close, count)| (close.name(), *count))),
             causes: Counts::of(causes.iter().map(|(cause, count)| (cause.name(), *count))),
             stuck: *stuck,
+            calls_failed: FailedCounts(calls_failed),
             open: *open,
             time_waits_entered: *time_waits_entered,
             time_wait_ends: Counts::of(time_wait_ends.iter().map(|(end, n)| (end.name(), *n))),

@@ -1,8 +1,11 @@
 //! What machines read, to the byte.
 
+mod calls;
+
 use tcptrace_model::{
-    Certainty, CloseCause, CloseSequence, ClosedFirst, Connection, Doubt, OwnerSource, Phase, Role,
-    Story, TcpState, TimeWait, TimeWaitEnd, TimeWaitEntered,
+    Certainty, CloseCause, CloseSequence, ClosedFirst, Connection, Doubt, OptionsSource,
+    OwnerSource, Phase, Role, Story, TcpState, TimeWait, TimeWaitEnd, TimeWaitEntered,
+    conflict::{Remedy, Rule},
 };
 
 use super::*;
@@ -249,7 +252,9 @@ fn the_summary_has_every_count_by_its_name() {
             r#""connections":310,"closes":{"local_first":140,"remote_first":141,"#,
             r#""reset_received":28,"timed_out":1},"#,
             r#""causes":{"close":250,"exit":31,"retransmit_timeout":1,"peer":28},"#,
-            r#""stuck":1,"open":4,"time_waits_entered":140,"#,
+            r#""stuck":1,"calls_failed":[{"call":"bind","errno":"EADDRINUSE","#,
+            r#""rule":"port_held","count":12},{"call":"connect","errno":"ECONNREFUSED","#,
+            r#""rule":"refused","count":30}],"open":4,"time_waits_entered":140,"#,
             r#""time_wait_ends":{"expired":120,"reused_by_connect":3,"never_entered":2},"#,
             r#""time_wait":{"count":118,"min_ns":60010000000,"median_ns":60911000000,"#,
             r#""p90_ns":61800000000,"p99_ns":62031000000,"max_ns":62048123456,"#,
@@ -271,7 +276,14 @@ fn names(value: &serde_json::Value, into: &mut Vec<String>) {
             for (name, value) in fields {
                 into.push(name.clone());
                 // The names in these are words, not fields.
-                if !["closes", "causes", "time_wait_ends"].contains(&name.as_str()) {
+                let of_words = [
+                    "closes",
+                    "causes",
+                    "time_wait_ends",
+                    "by_state",
+                    "to_destination",
+                ];
+                if !of_words.contains(&name.as_str()) {
                     names(value, into);
                 }
             }
@@ -299,6 +311,7 @@ fn every_field_and_every_word_is_documented() {
         ] {
             json.finding(&finding)?;
         }
+        calls::every_kind(json)?;
         json.end(&samples::full_end())
     });
     let mut fields = Vec::new();
@@ -317,7 +330,11 @@ fn every_field_and_every_word_is_documented() {
         .chain(TimeWaitEnd::ALL.iter().map(|word| word.name()))
         .chain(Certainty::ALL.iter().map(|word| word.name()))
         .chain(Doubt::ALL.iter().map(|word| word.name()))
-        .chain(OwnerSource::ALL.iter().map(|word| word.name()));
+        .chain(OwnerSource::ALL.iter().map(|word| word.name()))
+        .chain(Rule::ALL.iter().map(|word| word.name()))
+        .chain(OptionsSource::ALL.iter().map(|word| word.name()));
+    let remedies = calls::every_remedy();
+    let words = words.chain(remedies.iter().map(Remedy::name));
     for word in words {
         assert!(DOCUMENT.contains(&format!("\n| `{word}` | ")), "{word}");
     }

@@ -56,6 +56,79 @@ pub(super) fn paragraph(out: &mut String, layout: &Layout, mark: Mark, heading: 
     let _ = write!(out, "{bold:#} ");
     // Two spaces set the heading off, unless the next word does not fit there.
     wrap(out, layout, column + 1, indent, &format!(" {body}"));
+    out.truncate(out.trim_end_matches(' ').len());
+    out.push('\n');
+}
+
+/// A paragraph of several parts.
+#[derive(Debug)]
+pub(super) struct Paragraph {
+    pub(super) mark: Mark,
+    pub(super) heading: String,
+    pub(super) sections: Vec<Section>,
+}
+
+/// A part of a paragraph: a sentence, or a label and what it is of.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// What the items are; the whole sentence where there are none.
+    pub(super) label: String,
+    /// Without a full stop.
+    pub(super) items: Vec<String>,
+    /// What stands between the items where they are on one line.
+    pub(super) joint: &'static str,
+}
+
+impl Section {
+    /// A sentence.
+    pub(super) fn plain(sentence: &str) -> Self {
+        Self {
+            label: sentence.to_owned(),
+            items: Vec::new(),
+            joint: "",
+        }
+    }
+
+    /// All of it, as one sentence.
+    fn sentence(&self) -> String {
+        match self.items[..] {
+            [] => self.label.clone(),
+            _ => format!("{} {}.", self.label, self.items.join(self.joint)),
+        }
+    }
+}
+
+/// Adds a paragraph to `out`, like [`paragraph`]; on a terminal, each section of several stands on
+/// lines of its own, and so does each item of several.
+pub(super) fn sections(out: &mut String, layout: &Layout, told: &Paragraph) {
+    let Paragraph {
+        mark,
+        heading,
+        sections,
+    } = told;
+    let sentences: Vec<String> = sections.iter().map(Section::sentence).collect();
+    if layout.width.is_none() || sections.len() < 2 {
+        paragraph(out, layout, *mark, heading, &sentences.join(" "));
+        return;
+    }
+    let indent = out.len() - out.rfind('\n').map_or(0, |newline| newline + 1) + 2;
+    paragraph(out, layout, *mark, heading, "");
+    for (section, sentence) in sections.iter().zip(&sentences) {
+        if section.items.len() < 2 {
+            line(out, layout, indent, indent, sentence);
+            continue;
+        }
+        line(out, layout, indent, indent, &section.label);
+        for item in &section.items {
+            line(out, layout, indent, indent + 2, &format!("- {item}"));
+        }
+    }
+}
+
+/// Adds a line that begins at the column `begin`; what does not fit is indented by `indent`.
+fn line(out: &mut String, layout: &Layout, begin: usize, indent: usize, text: &str) {
+    out.extend(std::iter::repeat_n(' ', begin));
+    wrap(out, layout, begin, indent, text);
     out.push('\n');
 }
 

@@ -7,9 +7,12 @@ use tcptrace_model::{
     Durations, Finding, Loss, LossReason, Minisocket, Owner, OwnerSource, PeerEnd, Phase, Process,
     RecordKind, ResetReason, ResetSeen, Role, Socket, StateSpan, Story, Stuck, Summary, Task,
     TcpState, TimeWait, TimeWaitEnd, TimeWaitEntered, Transition, TransitionFinding,
+    conflict::{Call, Rule},
 };
 
 use crate::render::End;
+
+pub(in crate::render) mod calls;
 
 pub(in crate::render) const CLIENT: &str = "127.0.0.1:40000";
 pub(in crate::render) const SERVER: &str = "127.0.0.1:8000";
@@ -420,7 +423,6 @@ pub(in crate::render) fn full_end() -> End {
             transitions: 1234,
             lost: 0,
             evicted: 0,
-            calls_failed: Vec::new(),
             connections: 310,
             closes: vec![
                 (CloseSequence::LocalFirst, 140),
@@ -467,6 +469,10 @@ pub(in crate::render) fn full_end() -> End {
                 width_ns: 1_000 * ms,
             }),
             stuck: 1,
+            calls_failed: vec![
+                ((Call::Bind, 98, Rule::PortHeld), 12),
+                ((Call::Connect, 111, Rule::Refused), 30),
+            ],
             open: 4,
             waiting: 17,
         },

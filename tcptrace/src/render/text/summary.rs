@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use tcptrace_model::{Doubt, Doubts, Durations, Finding, Summary, TimeWaitEnd};
 
-use super::{Layout, prose, words};
-use crate::render::{End, time};
+use super::{Layout, call, prose, words};
+use crate::render::{End, names, time};
 
 /// Bars of the histogram, at most so long.
 const BAR_WIDTH: u64 = 40;
@@ -29,6 +29,8 @@ pub(super) struct Context {
     pub(super) degraded: Vec<String>,
     /// Sysctls by their full names.
     pub(super) sysctls: BTreeMap<String, String>,
+    /// The kernel's ticks per second; `None` when not known.
+    pub(super) hz: Option<u32>,
     connections: Uncertain,
     time_waits: Uncertain,
     /// TIME_WAITs whose timer was set anew, and of these those that may have been more often.
@@ -99,6 +101,7 @@ pub(super) fn write(out: &mut String, layout: &Layout, end: &End, context: &Cont
     first_line(out, end);
     connections(out, summary);
     minisockets(out, summary, context);
+    calls(out, summary);
     let mut sentences = Vec::new();
     sentences.extend(now(summary));
     if summary.time_waits_entered > 0 || summary.waiting > 0 {
@@ -245,6 +248,26 @@ fn minisockets(out: &mut String, summary: &Summary, context: &Context) {
             words::FIN_WAIT2_MINISOCKET
         );
         quantiles(out, durations);
+    }
+}
+
+/// Calls that failed, most first.
+fn calls(out: &mut String, summary: &Summary) {
+    let total: u64 = summary.calls_failed.iter().map(|(_, count)| count).sum();
+    if total == 0 {
+        return;
+    }
+    // Writing to a String cannot fail; so below.
+    let _ = writeln!(out, "\n{total} {} failed:", plural(total, "call"));
+    let _ = writeln!(out, "  {:>8}  {:8} {:14} WHY", "COUNT", "CALL", "ERROR");
+    for ((call, error, rule), count) in most_first(summary.calls_failed.iter().copied()) {
+        let error = names::error(error).unwrap_or_else(|| "-".to_owned());
+        let _ = writeln!(
+            out,
+            "  {count:>8}  {:8} {error:14} {}",
+            call.name(),
+            call::words::rule(rule)
+        );
     }
 }
 

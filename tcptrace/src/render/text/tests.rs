@@ -1,5 +1,6 @@
 //! What a person sees, to the character.
 
+mod failures;
 mod ladder;
 mod story;
 mod summary;

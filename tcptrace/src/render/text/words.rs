@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tcptrace_model::{
     CloseCause, CloseSequence, Connection, Doubt, Doubts, Owner, OwnerSource, Phase, Process,
-    ResetReason, TcpState, TimeWait, TimeWaitEnd,
+    ResetReason, Task, TcpState, TimeWait, TimeWaitEnd,
 };
 
 use crate::render::{escape::Escaped, names, time};
@@ -22,6 +22,12 @@ const LONG_FIN_WAIT2_NS: u64 = 1_000_000_000;
 /// `curl[812]`
 pub(super) fn process(process: &Process) -> String {
     let Process { pid, comm } = process;
+    format!("{}[{pid}]", Escaped(comm.as_bytes()))
+}
+
+/// The process of a task that called, by the name of the thread: `curl[812]`.
+pub(super) fn task(task: &Task) -> String {
+    let Task { pid, tid: _, comm } = task;
     format!("{}[{pid}]", Escaped(comm.as_bytes()))
 }
 
@@ -261,6 +267,7 @@ pub(super) fn doubt(doubt: Doubt) -> &'static str {
         Doubt::HoldersNotListed => "the kernel did not list who holds the port",
         Doubt::RulesDisagree => "the rules as known here do not give this error",
         Doubt::OptionsUnknown => "options of a holder not known",
+        Doubt::CloseNotShown => "a socket that is only bound may have been closed unseen",
     }
 }
 

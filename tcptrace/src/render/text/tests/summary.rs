@@ -91,6 +91,11 @@ How long TIME_WAIT lasted where it expired:
 How long FIN_WAIT2* lasted where the peer's FIN did not come:
          2  min 60.100s  median 60.100s  p90 61.100s  p99 61.100s  max 61.100s
 
+42 calls failed:
+     COUNT  CALL     ERROR          WHY
+        30  connect  ECONNREFUSED   refused by the peer
+        12  bind     EADDRINUSE     port held
+
 Now: 4 connections open, 17 minisockets waiting (TIME_WAIT or FIN_WAIT2*).
 Told to be stuck: 1 connection.
 FIN_WAIT2*: a minisocket in place of the socket, to wait for the peer's FIN.
@@ -114,6 +119,7 @@ fn without_a_time_wait_it_says_nothing_of_them() {
     summary_of_end.waiting = 0;
     summary_of_end.stuck = 0;
     summary_of_end.open = 0;
+    summary_of_end.calls_failed.clear();
     let text = summary(&start(), &[], &end);
     assert!(
         !text.contains("TIME_WAIT") && !text.contains("FIN_WAIT2"),
