@@ -58,7 +58,7 @@ fn main() -> io::Result<()> {
         let mut tracker = Tracker::new(Settings::default());
         each(&file, |step| {
             match step {
-                Step::Input(input) => tracker.handle(input),
+                Step::Input(input) => tracker.handle(&input),
                 Step::Tick { now_ns } => tracker.advance(now_ns),
                 Step::End(ending) => tracker.finish(ending.ts_ns),
             }

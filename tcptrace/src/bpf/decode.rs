@@ -1,6 +1,7 @@
 //! Owns the decoding of records: bytes of the ring buffer in, inputs out. Total: whatever the bytes
 //! are, the result is an input or an error that says what is wrong with them.
 
+mod call;
 mod minisocket;
 
 use std::{
@@ -11,8 +12,8 @@ use std::{
 
 use bytes::Buf;
 use tcptrace_common::{
-    AF_INET, AF_INET6, AcceptRecord, DescheduledRecord, RecordHeader, RecordKind, ResetRecord,
-    TASK_COMM_LEN, TimeWaitRecord, TransitionRecord, file, flag,
+    AF_INET, AF_INET6, AcceptRecord, CallRecord, DescheduledRecord, HolderRecord, RecordHeader,
+    RecordKind, ResetRecord, TASK_COMM_LEN, TimeWaitRecord, TransitionRecord, file, flag,
 };
 use tcptrace_model::{
     Accepted, Comm, Direction, EndedBy, Evidence, File, Input, Reset, ResetReason, Socket, Task,
@@ -39,6 +40,8 @@ pub enum DecodeError {
     Event(u8),
     /// A minisocket that is neither in FIN_WAIT2 nor in TIME_WAIT.
     Substate(u8),
+    /// No such call.
+    Call(u8),
 }
 
 impl fmt::Display for DecodeError {
@@ -66,6 +69,7 @@ impl fmt::Display for DecodeError {
                     "a minisocket is in state {state}, neither FIN_WAIT2 nor TIME_WAIT"
                 )
             }
+            Self::Call(call) => write!(f, "a record tells of call {call}, which does not exist"),
             Self::Family(family) => {
                 write!(
                     f,
@@ -165,7 +169,14 @@ impl Decoder {
                 demand(size_of::<ResetRecord>())?;
                 Input::Reset(self.reset(bytes, header)?)
             }
-            RecordKind::Call | RecordKind::Holder => return Err(DecodeError::Kind(kind)),
+            RecordKind::Call => {
+                demand(size_of::<CallRecord>())?;
+                Input::Call(call::call(bytes, header)?)
+            }
+            RecordKind::Holder => {
+                demand(size_of::<HolderRecord>())?;
+                Input::Holder(self.holder(bytes, header)?)
+            }
             RecordKind::Accept => {
                 demand(size_of::<AcceptRecord>())?;
                 Input::Accepted(accepted(bytes, header))

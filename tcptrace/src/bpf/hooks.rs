@@ -1,19 +1,19 @@
 //! Owns the hooks: which program goes where, attaching and detaching them, and the choice of the
 //! backend for minisockets, which is made by really attaching.
 
-use std::fmt;
+use std::{fmt, io, os::fd::OwnedFd};
 
 use anyhow::{Context, anyhow};
 use aya::{
     Btf, Ebpf,
     programs::{
-        FEntry, FExit, ProgramError, ProgramFd, RawTracePoint, fentry::FEntryLinkId,
+        FEntry, FExit, ProgramError, ProgramFd, RawTracePoint, TracePoint, fentry::FEntryLinkId,
         fexit::FExitLinkId, raw_trace_point::RawTracePointLinkId,
     },
 };
 use tcptrace_model::RecordKind;
 
-use super::offsets::KernelTypes;
+use super::{offsets::KernelTypes, perf};
 use crate::failure::Failure;
 
 /// The tracepoint of all transitions.
@@ -60,6 +60,8 @@ pub(crate) enum Place {
     Entry(&'static str),
     /// The end of a kernel function.
     Exit(&'static str),
+    /// The tracepoint of one system call, by name and number.
+    Syscall(&'static str, u64),
 }
 
 impl fmt::Display for Place {
@@ -68,6 +70,7 @@ impl fmt::Display for Place {
             Self::RawTracepoint(name) => write!(f, "the raw tracepoint {name}"),
             Self::Entry(function) => write!(f, "the entry of {function} (fentry)"),
             Self::Exit(function) => write!(f, "the end of {function} (fexit)"),
+            Self::Syscall(name, _) => write!(f, "the tracepoint syscalls/{name}"),
         }
     }
 }
@@ -214,6 +217,7 @@ enum LinkId {
     RawTracepoint(RawTracePointLinkId),
     Entry(FEntryLinkId),
     Exit(FExitLinkId),
+    Tracepoint(OwnedFd),
 }
 
 /// Why a program is not where it should be.
@@ -227,11 +231,18 @@ pub(crate) struct Refused {
 enum Why {
     NoTypes,
     Program(ProgramError),
+    Io(io::Error),
 }
 
 impl From<ProgramError> for Why {
     fn from(error: ProgramError) -> Self {
         Self::Program(error)
+    }
+}
+
+impl From<io::Error> for Why {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
     }
 }
 
@@ -260,6 +271,7 @@ impl fmt::Display for Refused {
                 write!(f, "cannot attach to {place}: {}", error.io_error)
             }
             Why::Program(error) => write!(f, "cannot attach to {place}: {error}"),
+            Why::Io(error) => write!(f, "cannot attach to {place}: {error}"),
         }
     }
 }
@@ -303,6 +315,11 @@ impl Hook {
                 program.load(function, btf.ok_or(Why::NoTypes)?)?;
                 Ok(LinkId::Exit(program.attach()?))
             }
+            Place::Syscall(_, number) => {
+                let program: &mut TracePoint = program.try_into()?;
+                program.load()?;
+                Ok(LinkId::Tracepoint(perf::attach(program.fd()?, number)?))
+            }
         }
     }
 }
@@ -323,6 +340,10 @@ impl Link {
             }
             LinkId::Exit(id) => {
                 <&mut FExit>::try_from(program).and_then(|program| program.detach(id))
+            }
+            LinkId::Tracepoint(event) => {
+                drop(event);
+                Ok(())
             }
         };
         detached.map_err(|error| anyhow!("cannot detach {name}: {error}"))

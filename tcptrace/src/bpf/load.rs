@@ -6,10 +6,14 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use aya_log::{EbpfLogger, Level};
-use tcptrace_common::{Config, ListenerKey, PORT_BITMAP_BYTES, PortSet, TimerCode, filter};
+use tcptrace_common::{
+    BucketOffsets, Config, ListenerKey, PORT_BITMAP_BYTES, PortSet, TimerCode, filter,
+};
 
 use super::{
     OBJECT,
+    calls::{self, Calls, CallsBackend, Watching},
+    holders::BucketData,
     hooks::{self, Backend, Hook, Link, Place, TimeWaitBackend},
     losses::Losses,
     offsets::KernelTypes,
@@ -30,6 +34,12 @@ pub struct Setup<'a> {
     pub types: &'a KernelTypes,
     /// How minisockets are to be watched.
     pub backend: Backend,
+    /// How calls are to be watched.
+    pub calls: Calls,
+    /// Why they cannot be, if this kernel lacks a field that their programs read.
+    pub call_offsets: Result<(), String>,
+    /// Where the kernel's table of ports lies; [`BucketOffsets::UNKNOWN`] lists no holders.
+    pub buckets: BucketOffsets,
     /// The kernel's BTF as aya wants it, for fentry; or why there is none.
     pub btf: Result<Btf, String>,
     /// How the timers of minisockets are known; asked for where they are needed only.
@@ -52,8 +62,14 @@ pub struct Attached {
     pub(crate) refused: Vec<String>,
     /// Whether RSTs are recorded.
     pub(crate) resets: bool,
-    /// Whether accept() is recorded.
-    pub(crate) accepts: bool,
+    /// How calls are watched; or why they are not.
+    pub(crate) calls: Result<CallsBackend, String>,
+    /// Why calls are not watched by functions; `None` when they are, or that was not asked for.
+    pub(crate) calls_no_fentry: Option<String>,
+    /// Why the holders of ports are not listed by the programs of calls; `None` when they are.
+    pub(crate) no_lists: Option<String>,
+    /// What records accept(), if anything does.
+    pub(crate) accepts: Option<CallsBackend>,
 }
 
 /// A port set as the kernel sees it.
@@ -67,7 +83,7 @@ unsafe impl Pod for PortBitmap {}
 /// [`Config`] as bytes for the loader.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct ConfigData(Config);
+pub(super) struct ConfigData(pub(super) Config);
 
 // SAFETY: `repr(C)`, integers only, no padding: its size is asserted where it is defined.
 unsafe impl Pod for ConfigData {}
@@ -110,10 +126,17 @@ impl Attached {
             links: minisockets,
             accept,
         } = attach_minisockets(&mut ebpf, setup)?;
+        let Watching {
+            backend: calls,
+            no_fentry: calls_no_fentry,
+            links: calls_links,
+            accept: accepts,
+            no_lists,
+        } = attach_calls(accept.is_some(), &mut ebpf, setup)?;
         let resets = attach_each(
             hooks::RESETS.into_iter().filter(|hook| match hook.place {
                 Place::RawTracepoint(name) => setup.types.has_tracepoint(name),
-                Place::Entry(_) | Place::Exit(_) => true,
+                Place::Entry(_) | Place::Exit(_) | Place::Syscall(..) => true,
             }),
             &mut ebpf,
             &mut refused,
@@ -122,7 +145,12 @@ impl Attached {
         let mut losses = Losses::new(counters);
         // Of the two on transitions, the second catches what is skipped of the first.
         losses.watch(transitions[0].program(&ebpf)?, Some(caught));
-        for link in minisockets.iter().chain(&accept).chain(&resets) {
+        for link in minisockets
+            .iter()
+            .chain(&accept)
+            .chain(&calls_links)
+            .chain(&resets)
+        {
             losses.watch(link.program(&ebpf)?, None);
         }
         Ok(Self {
@@ -130,13 +158,17 @@ impl Attached {
             no_fentry,
             refused,
             resets: resets.len() == hooks::RESETS.len(),
-            accepts: accept.is_some(),
+            calls,
+            calls_no_fentry,
+            no_lists,
+            accepts,
             // What explains a transition is taken off after it.
             links: transitions
                 .into_iter()
                 .chain(resets)
                 .chain(minisockets)
                 .chain(accept)
+                .chain(calls_links)
                 .collect(),
             ebpf,
             ring,
@@ -154,6 +186,11 @@ impl Attached {
             link.detach(&mut self.ebpf)?;
         }
         Ok(())
+    }
+
+    /// Whether the programs are off their hooks.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.links.is_empty()
     }
 
     /// Makes `--pid` follow the socket with this cookie.
@@ -186,6 +223,7 @@ impl Attached {
 
 fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure> {
     let config = ConfigData(setup.config);
+    let buckets = BucketData(setup.buckets);
     let log_level = setup.log_level.map_or(0, |level| level as u8);
     let has = |bits: u32| setup.config.filters & bits != 0;
     // What it borrows lives as long as this function only.
@@ -194,6 +232,7 @@ fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure>
         // Nothing is relocated by type: the kernel's BTF is not needed here.
         .btf(None)
         .override_global("CONFIG", &config, true)
+        .override_global("BUCKET", &buckets, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .map_max_entries("EVENTS", setup.buffer_bytes);
     if !has(filter::PORT | filter::LOCAL_PORT | filter::REMOTE_PORT) {
@@ -204,7 +243,28 @@ fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure>
             loader.map_max_entries(map, 1);
         }
     }
+    if setup.calls == Calls::Off || setup.call_offsets.is_err() {
+        loader.map_max_entries("CALLS", 1);
+    }
     loader.load(OBJECT).map_err(refused)
+}
+
+/// Attaches the programs of calls; a backend that was asked for and cannot be had is a failure.
+fn attach_calls(accepted: bool, ebpf: &mut Ebpf, setup: &Setup<'_>) -> Result<Watching, Failure> {
+    let watching = calls::watch(
+        setup.calls,
+        setup.call_offsets.clone(),
+        accepted,
+        ebpf,
+        setup.types,
+        &setup.btf,
+    );
+    match (&watching.backend, setup.calls) {
+        (Err(why), Calls::Fentry | Calls::Syscalls) => Err(Failure::Unsupported(format!(
+            "{why}; let tcptrace choose with: --calls auto"
+        ))),
+        _ => Ok(watching),
+    }
 }
 
 /// What watches minisockets.

@@ -1,14 +1,19 @@
 //! Owns the offsets of kernel fields: read from the running kernel's BTF, checked, never assumed.
 
+mod bucket;
+mod calls;
+
 use std::{
+    collections::HashMap,
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
     os::fd::{AsRawFd, FromRawFd},
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use btf_rs::{Backend, Btf, Type};
+use btf_rs::{Backend, Btf, Enum, Type};
 use tcptrace_common::{CommonWindow, LocalWindow, Offsets, OwnerWindow};
 
 /// Where the kernel shows its own BTF.
@@ -27,7 +32,11 @@ struct Field {
 }
 
 /// The BTF of a kernel.
-pub struct KernelTypes(Btf);
+pub struct KernelTypes {
+    btf: Btf,
+    /// The ids of structures that were looked up, by name: each time the file is searched, for about 1 ms.
+    structures: Mutex<HashMap<String, u32>>,
+}
 
 impl KernelTypes {
     /// That of the running kernel.
@@ -47,7 +56,7 @@ impl KernelTypes {
             // Before 6.16 the file in /sys cannot be mapped: a copy in memory can.
             .or_else(|_| copy_in_memory(path).map(|(btf, _)| btf));
         parsed
-            .map(Self)
+            .map(Self::new)
             .map_err(|error| anyhow!("cannot read BTF from {}: {error}", path.display()))
     }
 
@@ -56,6 +65,9 @@ impl KernelTypes {
     /// # Errors
     /// Names the field that this kernel does not have, or has where the programs cannot reach it.
     pub fn offsets(&self) -> Result<Offsets> {
+        // With the outermost structures those within are found, too.
+        self.field("tcp_sock", "inet_conn.icsk_inet.sk")?;
+        self.field("tcp_timewait_sock", "tw_sk")?;
         let sock = |path: &str| self.byte("sock", &format!("__sk_common.{path}"));
         let (skc_reuse, skc_reuse_mask) = self.bits("sock", "__sk_common.skc_reuse")?;
         let (skc_reuseport, skc_reuseport_mask) = self.bits("sock", "__sk_common.skc_reuseport")?;
@@ -135,7 +147,7 @@ impl KernelTypes {
     /// Whether the kernel has the tracepoint `name`: BTF has a typedef for each.
     #[must_use]
     pub fn has_tracepoint(&self, name: &str) -> bool {
-        self.0
+        self.btf
             .resolve_ids_by_name(&format!("btf_trace_{name}"))
             .is_ok_and(|ids| !ids.is_empty())
     }
@@ -187,26 +199,46 @@ impl KernelTypes {
     /// When this kernel has no such enum.
     pub fn enumerators(&self, name: &str) -> Result<Vec<(String, u32)>> {
         let ids = self
-            .0
+            .btf
             .resolve_ids_by_name(name)
             .map_err(|error| anyhow!("this kernel's BTF has no enum {name}: {error}"))?;
         for id in ids {
-            if let Ok(Type::Enum(found)) = self.0.resolve_type_by_id(id) {
-                return Ok(found
-                    .members
-                    .iter()
-                    .filter_map(|member| Some((self.0.resolve_name(member).ok()?, member.val())))
-                    .collect());
+            if let Ok(Type::Enum(found)) = self.btf.resolve_type_by_id(id) {
+                return Ok(self.members(&found));
             }
         }
         bail!("this kernel's BTF has no enum {name}")
     }
 
+    /// The names and numbers of the enum without a name whose first enumerator is `first`; none when there
+    /// is no such enum.
+    fn nameless_enum(&self, first: &str) -> Vec<(String, u32)> {
+        for id in self.btf.resolve_ids_by_name("").unwrap_or_default() {
+            if let Ok(Type::Enum(found)) = self.btf.resolve_type_by_id(id)
+                && let Some(member) = found.members.first()
+                && self
+                    .btf
+                    .resolve_name(member)
+                    .is_ok_and(|name| name == first)
+            {
+                return self.members(&found);
+            }
+        }
+        Vec::new()
+    }
+
+    fn members(&self, of: &Enum) -> Vec<(String, u32)> {
+        of.members
+            .iter()
+            .filter_map(|member| Some((self.btf.resolve_name(member).ok()?, member.val())))
+            .collect()
+    }
+
     /// How many arguments the kernel function `name` has; `None` when there is no such function.
     #[must_use]
     pub fn arguments(&self, name: &str) -> Option<usize> {
-        for id in self.0.resolve_ids_by_name(name).ok()? {
-            if let Ok(Type::Func(function)) = self.0.resolve_type_by_id(id) {
+        for id in self.btf.resolve_ids_by_name(name).ok()? {
+            if let Ok(Type::Func(function)) = self.btf.resolve_type_by_id(id) {
                 return self.parameters(btf_rs::BtfType::get_type_id(&function)?);
             }
         }
@@ -217,7 +249,7 @@ impl KernelTypes {
     #[must_use]
     pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
         let typedef = format!("btf_trace_{name}");
-        let id = *self.0.resolve_ids_by_name(&typedef).ok()?.first()?;
+        let id = *self.btf.resolve_ids_by_name(&typedef).ok()?.first()?;
         let Type::Ptr(pointer) = self.resolve(id)? else {
             return None;
         };
@@ -227,7 +259,7 @@ impl KernelTypes {
     }
 
     fn parameters(&self, prototype: u32) -> Option<usize> {
-        match self.0.resolve_type_by_id(prototype).ok()? {
+        match self.btf.resolve_type_by_id(prototype).ok()? {
             Type::FuncProto(prototype) => Some(prototype.parameters.len()),
             _ => None,
         }
@@ -255,17 +287,51 @@ impl KernelTypes {
             bit += member.bit;
             bits = member.bits;
             type_id = member.type_id;
+            self.learn(type_id);
         }
         Ok(Field { bit, bits, type_id })
     }
 
+    fn new(btf: Btf) -> Self {
+        Self {
+            btf,
+            structures: Mutex::default(),
+        }
+    }
+
     fn structure(&self, name: &str) -> Result<u32> {
+        // Nothing is left half done where a thread could have panicked.
+        let mut known = (self.structures.lock()).unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = known.get(name) {
+            return Ok(*id);
+        }
+        let id = self.find_structure(name)?;
+        known.insert(name.to_owned(), id);
+        Ok(id)
+    }
+
+    /// Remembers the structure that a field of this type is or points at, so that it need not be searched.
+    fn learn(&self, type_id: u32) {
+        let pointed_at = match self.resolve(type_id) {
+            Some(Type::Ptr(pointer)) => btf_rs::BtfType::get_type_id(&pointer).unwrap_or(type_id),
+            Some(_) | None => type_id,
+        };
+        if let Some((id, Type::Struct(structure))) = self.resolve_with_id(pointed_at)
+            && let Ok(name) = self.btf.resolve_name(&structure)
+            && !name.is_empty()
+        {
+            let mut known = (self.structures.lock()).unwrap_or_else(PoisonError::into_inner);
+            known.entry(name).or_insert(id);
+        }
+    }
+
+    fn find_structure(&self, name: &str) -> Result<u32> {
         let ids = self
-            .0
+            .btf
             .resolve_ids_by_name(name)
             .map_err(|error| anyhow!("this kernel's BTF has no struct {name}: {error}"))?;
         for id in ids {
-            if matches!(self.0.resolve_type_by_id(id), Ok(Type::Struct(_))) {
+            if matches!(self.btf.resolve_type_by_id(id), Ok(Type::Struct(_))) {
                 return Ok(id);
             }
         }
@@ -283,7 +349,7 @@ impl KernelTypes {
                 bits: member.bitfield_size().filter(|bits| *bits != 0),
                 type_id: btf_rs::BtfType::get_type_id(member)?,
             };
-            let member_name = self.0.resolve_name(member).unwrap_or_default();
+            let member_name = self.btf.resolve_name(member).unwrap_or_default();
             if member_name == name {
                 return Some(here);
             }
@@ -300,12 +366,17 @@ impl KernelTypes {
     }
 
     /// The type behind typedefs and modifiers.
-    fn resolve(&self, mut type_id: u32) -> Option<Type> {
+    fn resolve(&self, type_id: u32) -> Option<Type> {
+        self.resolve_with_id(type_id).map(|(_, found)| found)
+    }
+
+    /// The same, with its id.
+    fn resolve_with_id(&self, mut type_id: u32) -> Option<(u32, Type)> {
         for _ in 0..MAX_CHAIN {
-            type_id = match self.0.resolve_type_by_id(type_id).ok()? {
+            type_id = match self.btf.resolve_type_by_id(type_id).ok()? {
                 Type::Typedef(inner) => btf_rs::BtfType::get_type_id(&inner)?,
                 Type::Volatile(inner) | Type::Const(inner) => btf_rs::BtfType::get_type_id(&inner)?,
-                other => return Some(other),
+                other => return Some((type_id, other)),
             };
         }
         None
@@ -371,7 +442,8 @@ fn copy_in_memory(path: &Path) -> Result<(Btf, File)> {
     let mut copy = unsafe { File::from_raw_fd(fd) };
     copy.write_all(&bytes)?;
     copy.seek(SeekFrom::Start(0))?;
-    let name = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    // A thread may have descriptors of its own.
+    let name = format!("/proc/thread-self/fd/{}", copy.as_raw_fd());
     let btf =
         Btf::from_file_with_backend(&name, Backend::Mmap).map_err(|error| anyhow!("{error}"))?;
     Ok((btf, copy))
@@ -409,7 +481,7 @@ mod tests {
         let (copied, _file) = copy_in_memory(Path::new(VMLINUX)).unwrap();
         assert_eq!(
             types.offsets().unwrap(),
-            KernelTypes(copied).offsets().unwrap()
+            KernelTypes::new(copied).offsets().unwrap()
         );
     }
 

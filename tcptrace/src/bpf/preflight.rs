@@ -243,12 +243,12 @@ impl Machine {
             Some(mount) => Check::ok(NAME, mount),
             None if !self.capabilities.missing_for_tracing().is_empty() => Check::degraded(
                 NAME,
-                "not readable without privileges; tracing does not need it",
+                "not readable without privileges",
                 "run this as root to see more: sudo tcptrace doctor",
             ),
             None => Check::degraded(
                 NAME,
-                "not mounted; tracing does not need it, but the tests compare with the kernel's own trace buffer there",
+                "not mounted; without it bind(), listen() and connect() are not seen where the kernel forbids fentry",
                 "mount it with: mount -t tracefs tracefs /sys/kernel/tracing",
             ),
         }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::args::DoctorArgs;
 use crate::{
     bpf::{
+        calls::{Calls, CallsBackend},
         filters::Filters,
         hooks::Backend,
         preflight::{Check, Machine, Status, demand},
@@ -81,6 +82,7 @@ fn attempt(checks: &[Check]) -> (Vec<Check>, Backends) {
         buffer_bytes: BUFFER_BYTES,
         log_level: None,
         backend: Backend::Auto,
+        calls: Calls::Auto,
     };
     match Live::open(&request) {
         Ok(live) => {
@@ -96,7 +98,10 @@ fn attempt(checks: &[Check]) -> (Vec<Check>, Backends) {
                     "what that means for what you see is in docs/limitations.md",
                 )
             };
-            (vec![attached, time_wait(&live)], live.backends())
+            (
+                vec![attached, time_wait(&live), calls(&live)],
+                live.backends(),
+            )
         }
         Err(failure) => {
             let sentence = failure.to_string();
@@ -126,6 +131,30 @@ fn time_wait(live: &Live) -> Check {
             NAME,
             "not seen, neither its beginning nor its end",
             "see the check before this one",
+        ),
+    }
+}
+
+/// How bind(), listen() and connect() are seen.
+fn calls(live: &Live) -> Check {
+    const NAME: &str = "calls";
+    match live.calls() {
+        Ok(CallsBackend::Fentry) => Check::ok(
+            NAME,
+            "bind(), listen() and connect() by the kernel's functions (fentry)",
+        ),
+        Ok(CallsBackend::Syscalls) => Check::degraded(
+            NAME,
+            format!(
+                "bind(), listen() and connect() by the tracepoints of system calls, because {}",
+                live.calls_no_fentry().unwrap_or("that was asked for")
+            ),
+            "while tcptrace runs they slow every system call of this machine (docs/performance.md); to trace without them: --calls off",
+        ),
+        Err(why) => Check::degraded(
+            NAME,
+            format!("bind(), listen() and connect() are not seen: {why}"),
+            "what that means for what you see is in docs/limitations.md",
         ),
     }
 }

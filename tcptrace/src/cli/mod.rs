@@ -4,6 +4,7 @@
 
 mod args;
 mod doctor;
+mod explain;
 mod output;
 mod record;
 mod recording;
@@ -29,6 +30,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Record(args)) => record::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         None => trace::run(&cli.trace),
     };

@@ -23,23 +23,34 @@ pub(super) fn renderer(args: &OutputArgs, clock_offset_ns: i64) -> Box<dyn Rende
     if args.json || args.output == Format::Json {
         return Box::new(Json::new(out, clock_offset_ns));
     }
-    let on_terminal = io::stdout().is_terminal();
     let layout = Layout {
+        no_header: args.no_header,
+        time: args.time,
+        timestamp: args.timestamp,
+        ladder: args.ladder,
+        ..layout(args.color, args.wide)
+    };
+    Box::new(Text::new(out, io::stderr(), layout, clock_offset_ns))
+}
+
+/// How text looks on this stdout.
+pub(super) fn layout(colour: Colour, wide: bool) -> Layout {
+    let on_terminal = io::stdout().is_terminal();
+    Layout {
         width: on_terminal.then(terminal_width).flatten(),
-        colour: match args.color {
+        colour: match colour {
             Colour::Always => true,
             Colour::Never => false,
             Colour::Auto => {
                 on_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             }
         },
-        no_header: args.no_header,
-        time: args.time,
-        timestamp: args.timestamp,
-        wide: args.wide,
-        ladder: args.ladder,
-    };
-    Box::new(Text::new(out, io::stderr(), layout, clock_offset_ns))
+        no_header: true,
+        time: false,
+        timestamp: false,
+        wide,
+        ladder: false,
+    }
 }
 
 /// Whether a person sees stdout and stderr on a terminal, and no JSON.

@@ -135,7 +135,12 @@ impl Showing {
         }
         let settings = with_stuck_after(*settings, &args.run);
         let renderer = output::renderer(&args.output, start.clock_offset_ns);
-        let mut telling = Telling::new(settings, renderer, args.output.state.clone());
+        let mut telling = Telling::new(
+            settings,
+            renderer,
+            args.output.state.clone(),
+            args.run.verbose > 0,
+        );
         telling.start(start)?;
         Ok(Self {
             telling,

@@ -31,7 +31,10 @@ use super::{
     words::StuckAfter,
 };
 use crate::{
-    bpf::filters::{Family, Filters},
+    bpf::{
+        calls::CallsBackend,
+        filters::{Family, Filters},
+    },
     failure::Failure,
     host::{cgroup, clock, kernel_version::KernelVersion, netns::Namespace, process, sysctl},
     record::{Ending, Opening, Step},
@@ -62,6 +65,8 @@ pub(super) struct Begun {
     /// What it begins with.
     pub(super) opening: Opening,
     duration: Option<Duration>,
+    /// Every system call of the machine is slower meanwhile.
+    pub(super) slows_system_calls: bool,
 }
 
 /// Looks up what the flags name, and begins to trace.
@@ -81,12 +86,14 @@ pub(super) fn begin(
         duration,
         buffer_size,
         backend,
+        calls,
     } = *live;
     let mut live = Live::open(&Request {
         filters,
         buffer_bytes: buffer_size,
         log_level: (run.verbose > 1).then_some(Level::Debug),
         backend: backend.into(),
+        calls: calls.into(),
     })?;
     let settings = live.settings();
     let start = Start {
@@ -132,6 +139,7 @@ pub(super) fn begin(
         Signals::catch()?
     };
     Ok(Begun {
+        slows_system_calls: live.calls() == Ok(CallsBackend::Syscalls),
         live,
         runtime,
         signals,
@@ -170,6 +178,7 @@ impl Session {
             signals,
             opening,
             duration,
+            slows_system_calls: _,
         } = begun;
         let start_ns = opening.start.ts_ns;
         match runtime.block_on(self.trace(live, signals, &opening.start, duration)) {

@@ -16,20 +16,24 @@ pub(super) struct Telling {
     renderer: Box<dyn Render>,
     /// Transitions into and out of these are shown; all when there are none.
     states: Vec<TcpState>,
+    /// Calls that succeeded are shown, even those that nobody wonders about.
+    calls: bool,
     shown: u64,
 }
 
 impl Telling {
-    /// Nothing has been told yet.
+    /// Nothing has been told yet. With `verbose`, calls that succeed are shown as well.
     pub(super) fn new(
         settings: Settings,
         renderer: Box<dyn Render>,
         states: Vec<TcpState>,
+        verbose: bool,
     ) -> Self {
         Self {
             tracker: Tracker::new(settings),
             renderer,
             states,
+            calls: verbose,
             shown: 0,
         }
     }
@@ -42,9 +46,9 @@ impl Telling {
 
     /// Takes the next step and tells what there is to tell.
     pub(super) fn step(&mut self, step: &Step) -> io::Result<()> {
-        match *step {
+        match step {
             Step::Input(input) => self.tracker.handle(input),
-            Step::Tick { now_ns } => self.tracker.advance(now_ns),
+            Step::Tick { now_ns } => self.tracker.advance(*now_ns),
             Step::End(ending) => self.tracker.finish(ending.ts_ns),
         }
         while let Some(finding) = self.tracker.poll() {
@@ -84,13 +88,19 @@ impl Telling {
                 }
                 self.shown += 1;
             }
+            Finding::CallSucceeded(found) => {
+                // Nobody means to listen on a port that the kernel chose.
+                let odd = found.autobound || found.after_failed_bind.is_some();
+                if !odd && !self.calls {
+                    return Ok(());
+                }
+            }
             Finding::TimeWaitEntered(_)
             | Finding::TimeWait(_)
             | Finding::Connection(_)
             | Finding::Story(_)
             | Finding::Stuck(_)
             | Finding::CallFailed(_)
-            | Finding::CallSucceeded(_)
             | Finding::Lost(_) => {}
         }
         self.renderer.finding(finding)
@@ -99,7 +109,13 @@ impl Telling {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, io::Write, rc::Rc};
+    use std::{
+        cell::{Cell, RefCell},
+        io::Write,
+        rc::Rc,
+    };
+
+    use tcptrace_model::{Input, SocketCall, conflict::Call};
 
     use super::*;
     use crate::{
@@ -128,6 +144,28 @@ mod tests {
         }
     }
 
+    /// Counts findings.
+    struct Counting(Rc<Cell<usize>>);
+
+    impl Render for Counting {
+        fn start(&mut self, _start: &Start) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn finding(&mut self, _finding: &Finding) -> io::Result<()> {
+            self.0.set(self.0.get() + 1);
+            Ok(())
+        }
+
+        fn end(&mut self, _end: &End) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     fn told(
         start: &Start,
         settings: Settings,
@@ -136,7 +174,7 @@ mod tests {
         renderer: impl FnOnce(Kept) -> Box<dyn Render>,
     ) -> String {
         let kept = Kept::default();
-        let mut telling = Telling::new(settings, renderer(kept.clone()), states.to_vec());
+        let mut telling = Telling::new(settings, renderer(kept.clone()), states.to_vec(), true);
         telling.start(start).unwrap();
         for step in steps {
             telling.step(step).unwrap();
@@ -192,11 +230,37 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_succeed_are_told_when_asked_for_or_when_nobody_meant_them() {
+        let mut call = samples::steps()
+            .into_iter()
+            .find_map(|step| match step {
+                Step::Input(Input::Call(call)) => Some(call),
+                Step::Input(_) | Step::Tick { now_ns: _ } | Step::End(_) => None,
+            })
+            .unwrap();
+        call.error = 0;
+        let lines = |call: SocketCall, verbose| {
+            let told = Rc::new(Cell::new(0));
+            let renderer = Box::new(Counting(told.clone()));
+            let mut telling = Telling::new(Settings::default(), renderer, Vec::new(), verbose);
+            telling.step(&Step::Input(Input::Call(call))).unwrap();
+            told.get()
+        };
+        assert_eq!(lines(call, false), 0);
+        assert_eq!(lines(call, true), 1);
+        // listen() without a bind(): the kernel chooses a port.
+        call.call = Call::Listen;
+        assert_eq!(lines(call, false), 1);
+        call.asker.local.set_port(8000);
+        assert_eq!(lines(call, false), 0);
+    }
+
+    #[test]
     fn a_state_that_was_not_asked_for_is_not_counted_as_shown() {
         let opening = samples::opening();
         let renderer = || Box::new(Json::new(Vec::new(), 0));
-        let mut all = Telling::new(opening.settings, renderer(), Vec::new());
-        let mut some = Telling::new(opening.settings, renderer(), vec![TcpState::Listen]);
+        let mut all = Telling::new(opening.settings, renderer(), Vec::new(), false);
+        let mut some = Telling::new(opening.settings, renderer(), vec![TcpState::Listen], false);
         for step in samples::steps() {
             all.step(&step).unwrap();
             some.step(&step).unwrap();

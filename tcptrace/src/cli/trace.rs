@@ -33,12 +33,18 @@ pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
         .transpose()?;
     if output::is_for_people(shown) {
         notice::say("tracing TCP state changes; Ctrl-C ends it");
+        if begun.slows_system_calls {
+            notice::say(
+                "meanwhile every system call of this machine is a little slower, because bind(), listen() and connect() are seen by the tracepoints of system calls; to trace without them: --calls off",
+            );
+        }
     }
     Session {
         telling: Some(Telling::new(
             begun.opening.settings,
             output::renderer(shown, begun.opening.start.clock_offset_ns),
             shown.state.clone(),
+            run.verbose > 0,
         )),
         recording,
         count: run.count,

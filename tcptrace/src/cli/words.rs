@@ -1,6 +1,10 @@
 //! Owns the words of the command line: what a port, a state, a size, a time may look like.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use tcptrace_model::TcpState;
 
@@ -33,6 +37,62 @@ pub(super) fn ports(word: &str) -> Result<Ports, String> {
         ));
     }
     Ok(Ports(first..=last))
+}
+
+/// What would be bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// `None` for any address, of both families.
+    pub(super) address: Option<IpAddr>,
+    /// The interface that a link-local address belongs to, by name or index.
+    pub(super) zone: Option<String>,
+    /// 0 for one that the kernel chooses.
+    pub(super) port: u16,
+}
+
+/// `8000`, `127.0.0.1:8000`, `[::1]:8000` or `[fe80::1%eth0]:8000`.
+pub(super) fn place(word: &str) -> Result<Place, String> {
+    let looks = "it looks like 8000, 127.0.0.1:8000 or [::1]:8000";
+    let (address, number) = match word.rsplit_once(':') {
+        None => (None, word),
+        Some((address, number)) => (Some(address), number),
+    };
+    let port = || {
+        number
+            .parse()
+            .map_err(|_| format!("{number:?} is no port, which goes from 0 to 65535; {looks}"))
+    };
+    let Some(address) = address else {
+        return Ok(Place {
+            address: None,
+            zone: None,
+            port: port()?,
+        });
+    };
+    let no_address = || format!("{address:?} is no address (names are not looked up); {looks}");
+    let (address, zone) = match address.strip_prefix('[') {
+        None => (
+            address
+                .parse::<Ipv4Addr>()
+                .map_err(|_| no_address())?
+                .into(),
+            None,
+        ),
+        Some(rest) => {
+            let inner = rest.strip_suffix(']').ok_or_else(no_address)?;
+            let (inner, zone) = match inner.split_once('%') {
+                Some((inner, zone)) => (inner, Some(zone.to_owned())),
+                None => (inner, None),
+            };
+            let address = inner.parse::<Ipv6Addr>().map_err(|_| no_address())?;
+            (IpAddr::from(address), zone)
+        }
+    };
+    Ok(Place {
+        address: Some(address),
+        zone,
+        port: port()?,
+    })
 }
 
 /// How long a connection may stay in a passing state before it is told; `None` for ever.
@@ -122,6 +182,39 @@ fn time(word: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_have_a_port_and_maybe_an_address() {
+        let of = |address: Option<&str>, zone: Option<&str>, port| Place {
+            address: address.map(|address| address.parse().unwrap()),
+            zone: zone.map(str::to_owned),
+            port,
+        };
+        assert_eq!(place("8000"), Ok(of(None, None, 8000)));
+        assert_eq!(place("0"), Ok(of(None, None, 0)));
+        assert_eq!(place("10.0.0.1:80"), Ok(of(Some("10.0.0.1"), None, 80)));
+        assert_eq!(place("[::1]:80"), Ok(of(Some("::1"), None, 80)));
+        assert_eq!(
+            place("[fe80::1%eth0]:80"),
+            Ok(of(Some("fe80::1"), Some("eth0"), 80))
+        );
+        for odd in [
+            "",
+            "x",
+            "65536",
+            "-1",
+            "127.0.0.1",
+            "::1",
+            "::1:80",
+            "[::1]",
+            "[::1:80",
+            "localhost:80",
+            ":80",
+            "1.2.3.4:",
+        ] {
+            assert!(place(odd).is_err(), "{odd}");
+        }
+    }
 
     #[test]
     fn ports_and_ranges() {

@@ -1,8 +1,9 @@
-//! Owns the capabilities of this process, as far as eBPF needs them.
+//! Owns the capabilities of this process, as far as eBPF and bind() need them.
 
 use std::fs;
 
 /// The bits of `CapEff` in /proc/self/status: include/uapi/linux/capability.h (v6.18).
+const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
@@ -39,6 +40,13 @@ impl Capabilities {
             .filter(|(_, bit)| !self.has(*bit))
             .map(|(name, _)| name)
             .collect()
+    }
+
+    /// Whether it may bind a port below `ip_unprivileged_port_start`, in a network namespace that belongs to
+    /// the user namespace of this process.
+    #[must_use]
+    pub fn may_bind_privileged(self) -> bool {
+        self.has(CAP_NET_BIND_SERVICE)
     }
 
     /// Every capability: for tests of what depends on them.

@@ -2,6 +2,8 @@
 
 use std::{ffi::CStr, fmt, io, mem::MaybeUninit};
 
+use tcptrace_model::conflict;
+
 /// A kernel version, as far as features depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelVersion {
@@ -50,6 +52,16 @@ impl KernelVersion {
     #[must_use]
     pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
         (self.major, self.minor) >= (major, minor)
+    }
+}
+
+impl From<&KernelVersion> for conflict::KernelVersion {
+    fn from(version: &KernelVersion) -> Self {
+        let number = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        Self {
+            major: number(version.major),
+            minor: number(version.minor),
+        }
     }
 }
 

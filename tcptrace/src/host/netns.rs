@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::{ffi::OsStringExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
@@ -14,6 +14,8 @@ use std::{
 
 /// `NS_GET_NSTYPE` of include/uapi/linux/nsfs.h (v6.18): `_IO(0xb7, 0x3)`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+/// `NS_GET_USERNS` of include/uapi/linux/nsfs.h (v6.18): `_IO(0xb7, 0x1)`.
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
 /// Where iproute2 keeps named namespaces.
 const NAMED: &str = "/run/netns";
 
@@ -71,6 +73,23 @@ impl Namespace {
             return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    /// Whether the capabilities of this process count in it: it belongs to the user namespace of this process
+    /// or to one below that. fs/nsfs.c `ns_ioctl` (v6.18) shows no others.
+    #[must_use]
+    pub fn is_within_reach(&self) -> bool {
+        let Ok(file) = File::open(&self.path) else {
+            return false;
+        };
+        // SAFETY: the request takes no argument and returns a new descriptor, or fails.
+        let owner = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_USERNS) };
+        if owner < 0 {
+            return false;
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        drop(unsafe { OwnedFd::from_raw_fd(owner) });
+        true
     }
 
     fn at(path: &Path) -> Result<Self, String> {

@@ -12,15 +12,17 @@ use tcptrace_model::{Comm, Process};
 
 /// Which processes have sockets open.
 #[derive(Debug, Default)]
-pub(super) struct Owners {
+pub(crate) struct Owners {
     by_inode: HashMap<u32, Process>,
     /// Processes whose open files could not be read (`CAP_SYS_PTRACE`); 0 when all owners are found.
-    pub(super) unreadable: usize,
+    pub(crate) unreadable: usize,
+    /// Not all processes were asked: they have too many files open.
+    pub(crate) unfinished: bool,
 }
 
 impl Owners {
     /// The process with the lowest id that has the socket `inode` open.
-    pub(super) fn of(&self, inode: u32) -> Option<Process> {
+    pub(crate) fn of(&self, inode: u32) -> Option<Process> {
         self.by_inode.get(&inode).copied()
     }
 }
@@ -30,20 +32,44 @@ impl Owners {
 ///
 /// # Errors
 /// When /proc is not there.
-pub(super) fn owners(mut inodes: HashSet<u32>) -> io::Result<Owners> {
+pub(super) fn owners(inodes: HashSet<u32>) -> io::Result<Owners> {
+    owners_among(inodes, usize::MAX, usize::MAX)
+}
+
+/// As [`owners`], but looks at no more than `most` open files, and `most_of_one` of one process: each takes
+/// some microseconds. What a process opened first is looked at first.
+///
+/// # Errors
+/// When /proc is not there.
+pub(crate) fn owners_among(
+    mut inodes: HashSet<u32>,
+    most: usize,
+    most_of_one: usize,
+) -> io::Result<Owners> {
     let mut owners = Owners::default();
+    let mut left = most;
     for pid in pids()? {
         if inodes.is_empty() {
             // Nobody else needs to be asked, nor needed to be.
             owners.unreadable = 0;
+            owners.unfinished = false;
+            break;
+        }
+        let mut left_of_one = left.min(most_of_one);
+        if left_of_one == 0 {
+            owners.unfinished = true;
             break;
         }
         let mut found = Vec::new();
         let read = sockets(pid, |inode| {
-            if inodes.remove(&inode) {
-                found.push(inode);
+            if inode.is_some_and(|inode| inodes.remove(&inode)) {
+                found.extend(inode);
             }
+            left -= 1;
+            left_of_one -= 1;
+            left_of_one > 0 && !inodes.is_empty()
         });
+        owners.unfinished |= left_of_one == 0;
         // Any other error: it has just ended.
         if let Err(Errno::ACCESS | Errno::PERM) = read {
             owners.unreadable += 1;
@@ -71,7 +97,8 @@ pub(crate) fn sockets_of(pid: u32) -> HashSet<u32> {
     let mut inodes = HashSet::new();
     // What was found before an error is open all the same.
     let _ = sockets(pid, |inode| {
-        inodes.insert(inode);
+        inodes.extend(inode);
+        true
     });
     inodes
 }
@@ -85,8 +112,9 @@ fn pids() -> io::Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// Hands the inode number of every socket that `pid` has open to `each`.
-fn sockets(pid: u32, mut each: impl FnMut(u32)) -> Result<(), Errno> {
+/// Hands every file that `pid` has open to `each`, the inode number of those that are sockets, until that
+/// says false.
+fn sockets(pid: u32, mut each: impl FnMut(Option<u32>) -> bool) -> Result<(), Errno> {
     let directory = open(
         format!("/proc/{pid}/fd"),
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -98,8 +126,8 @@ fn sockets(pid: u32, mut each: impl FnMut(u32)) -> Result<(), Errno> {
         let entry = entry?;
         match readlinkat_raw(&directory, entry.file_name(), &mut target[..]) {
             Ok(length) => {
-                if let Some(inode) = socket_inode(&target[..length]) {
-                    each(inode);
+                if !each(socket_inode(&target[..length])) {
+                    return Ok(());
                 }
             }
             // `.` and `..` are no links; a file may have been closed since.
@@ -169,6 +197,18 @@ mod tests {
         let owners = owners(HashSet::from([inode_of(&asked)])).unwrap();
         assert_eq!(owners.of(inode_of(&other)), None);
         assert_eq!(owners.by_inode.len(), 1);
+    }
+
+    #[test]
+    fn no_more_files_are_looked_at_than_allowed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = inode_of(&listener);
+        let none = owners_among(HashSet::from([inode]), usize::MAX, 1).unwrap();
+        assert!(none.unfinished && none.of(inode).is_none());
+        let none = owners_among(HashSet::from([inode]), 1, usize::MAX).unwrap();
+        assert!(none.unfinished && none.of(inode).is_none());
+        let all = owners_among(HashSet::from([inode]), usize::MAX, usize::MAX).unwrap();
+        assert!(!all.unfinished && all.of(inode).is_some());
     }
 
     #[test]

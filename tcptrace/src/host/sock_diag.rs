@@ -26,8 +26,7 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 /// net/ipv4/inet_diag.c `inet_twsk_diag_fill`.
 const TIMER_OF_MINISOCKET: u8 = 3;
 /// The states to list, as bits. SYN_RECV stands for NEW_SYN_RECV too, and FIN_WAIT2 and TIME_WAIT for
-/// minisockets of that phase: net/ipv4/tcp_diag.c `tcp_diag_dump` (v6.18). Sockets that are only
-/// bound (bit 13) are not asked for.
+/// minisockets of that phase: net/ipv4/tcp_diag.c `tcp_diag_dump` (v6.18).
 const STATES: u32 = {
     let mut bits = 0;
     let mut number = TcpState::Established as u32;
@@ -37,6 +36,10 @@ const STATES: u32 = {
     }
     bits
 };
+
+/// Sockets that are only bound, as a bit like those above: `TCP_BOUND_INACTIVE` of
+/// include/net/tcp_states.h (v6.18), from 6.8 on. Each is listed as CLOSE.
+const ONLY_BOUND: u32 = 1 << 13;
 
 /// `struct nlmsghdr`, in bytes.
 const HEADER: usize = 16;
@@ -76,6 +79,8 @@ pub struct Listed {
     pub inode: Option<NonZeroU32>,
     /// The id of its cgroup (v2); `None` for a minisocket, and on kernels that do not tell.
     pub cgroup_id: Option<u64>,
+    /// Index of the interface that it is bound to; 0 for none.
+    pub device: u32,
 }
 
 /// An address family to list.
@@ -130,6 +135,8 @@ pub(super) struct SockDiag {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
+    states: u32,
+    local_port: u16,
 }
 
 impl SockDiag {
@@ -148,7 +155,20 @@ impl SockDiag {
             socket,
             buffer: vec![0; DATAGRAM],
             sequence: 0,
+            states: STATES,
+            local_port: 0,
         })
+    }
+
+    /// Lists sockets that are only bound, too, where the kernel does.
+    pub(super) fn include_bound(&mut self) {
+        self.states |= ONLY_BOUND;
+    }
+
+    /// Lists those with this local port only. The kernel still lists others that are only bound:
+    /// net/ipv4/tcp_diag.c `tcp_diag_dump` (v6.18) looks at the port of the others alone.
+    pub(super) fn only_port(&mut self, port: u16) {
+        self.local_port = port;
     }
 
     /// Appends the sockets of a family that `keep` wants to `into`. Returns whether the list is
@@ -180,7 +200,12 @@ impl SockDiag {
         // The kernel gathers the first datagram while it is asked, and each further one while the one
         // before it is read: net/netlink/af_netlink.c `netlink_recvmsg` (v6.18).
         let mut gathered_ns = boottime();
-        self.socket.send(&request(family, self.sequence))?;
+        self.socket.send(&request(
+            family,
+            self.states,
+            self.local_port,
+            self.sequence,
+        ))?;
         let mut consistent = true;
         loop {
             let next_ns = boottime();
@@ -241,7 +266,7 @@ struct End {
     interrupted: bool,
 }
 
-fn request(family: Family, sequence: u32) -> Vec<u8> {
+fn request(family: Family, states: u32, local_port: u16, sequence: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(REQUEST.into());
     // struct nlmsghdr; the kernel fills in who asks.
     bytes.put_u32_ne(REQUEST.into());
@@ -249,13 +274,14 @@ fn request(family: Family, sequence: u32) -> Vec<u8> {
     bytes.put_u16_ne(REQUEST_ALL);
     bytes.put_u32_ne(sequence);
     bytes.put_u32_ne(0);
-    // struct inet_diag_req_v2: no extensions, any ports and addresses.
+    // struct inet_diag_req_v2: no extensions; a local port, or 0 for any; any addresses.
     bytes.put_slice(&match family {
         Family::Ipv4 => [AF_INET.to_le_bytes()[0], IPPROTO_TCP],
         Family::Ipv6 => [AF_INET6.to_le_bytes()[0], IPPROTO_TCP],
     });
     bytes.put_bytes(0, 2);
-    bytes.put_u32_ne(STATES);
+    bytes.put_u32_ne(states);
+    bytes.put_u16(local_port);
     bytes.resize(REQUEST.into(), 0);
     bytes
 }
@@ -329,7 +355,7 @@ fn read_message(payload: &[u8], ts_ns: u64) -> Result<Option<Listed>, Trouble> {
     let remote_port = message.get_u16();
     let local = address(family, message.get_u128())?;
     let remote = address(family, message.get_u128())?;
-    message.advance(4);
+    let device = message.get_u32_ne();
     let (low, high) = (message.get_u32_ne(), message.get_u32_ne());
     let expires_ms = message.get_u32_ne();
     message.advance(8);
@@ -350,6 +376,7 @@ fn read_message(payload: &[u8], ts_ns: u64) -> Result<Option<Listed>, Trouble> {
         uid: inode.map(|_| uid),
         inode,
         cgroup_id: attributes.cgroup_id,
+        device,
     }))
 }
 

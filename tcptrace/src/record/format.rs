@@ -10,7 +10,7 @@ use std::{
 use crc32fast::Hasher;
 
 /// What this version writes. It reads every file with the same `major`.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };
 /// Length of the header, in bytes: the same in all versions.
 pub const HEADER_LENGTH: usize = 32;
 /// In the kind of a frame: who does not know the kind may pass over it.

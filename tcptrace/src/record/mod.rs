@@ -22,6 +22,7 @@ pub struct Opening {
 
 /// What a trace did, one thing after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are inputs")]
 pub enum Step {
     /// The model took an input.
     Input(Input),

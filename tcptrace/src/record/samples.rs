@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, num::NonZeroU64};
 
 use tcptrace_model::{
-    Accepted, Comm, Direction, EndedBy, Evidence, Existing, File, Input, Loss, LossReason,
-    Minisocket, MinisocketEnded, MinisocketEntered, MinisocketRearmed, Phase, Process, RecordKind,
-    Reset, ResetReason, Settings, Snapshot, Socket, Task, TcpState, Transition,
+    Accepted, Comm, Direction, EndedBy, Evidence, Existing, File, Input, ListedHolder, Listing,
+    Loss, LossReason, Minisocket, MinisocketEnded, MinisocketEntered, MinisocketRearmed, Phase,
+    Process, RecordKind, Reset, ResetReason, Settings, Snapshot, Socket, SocketCall, Surroundings,
+    Task, TcpState, Transition,
+    conflict::{Asked, Asker, BindSysctls, Call, Family, Holder, PortUse},
 };
 
 use super::{Ending, Opening, Step};
@@ -48,6 +50,21 @@ pub(crate) fn opening() -> Opening {
 
 /// Every kind of step, once at least; the last one is the end.
 pub(crate) fn steps() -> Vec<Step> {
+    let mut steps = steps_of_format_1_0();
+    // Before the last time that the time was told.
+    let end = steps.len() - 2;
+    let at = BEGIN + 1990 * MS;
+    let calls = [
+        Input::Holder(listed(at)),
+        Input::Surroundings(surroundings(at + MS)),
+        Input::Call(call(at + 1)),
+    ];
+    steps.splice(end..end, calls.map(Step::Input));
+    steps
+}
+
+/// Every kind of step that format 1.0 has.
+pub(crate) fn steps_of_format_1_0() -> Vec<Step> {
     let at = |ms: u64| BEGIN + ms * MS;
     let inputs = |inputs: Vec<Input>| inputs.into_iter().map(Step::Input);
     let mut steps = Vec::new();
@@ -200,6 +217,95 @@ fn existing(ts_ns: u64) -> Existing {
             pid: 100,
             comm: name(b"nginx"),
         }),
+    }
+}
+
+fn listed(ts_ns: u64) -> ListedHolder {
+    ListedHolder {
+        ts_ns,
+        asker: 0xffff_8881_0000_4000,
+        holder: Holder {
+            sk: 0xffff_8881_0000_3000,
+            cookie: NonZeroU64::new(77),
+            state: TcpState::TimeWait,
+            minisocket: Some(Phase::TimeWait),
+            local: ([127, 0, 0, 1], 8000).into(),
+            remote: ([127, 0, 0, 1], 40_000).into(),
+            reuseaddr: Some(false),
+            reuseport: Some(true),
+            force_reuse: false,
+            v6only: Some(false),
+            uid: None,
+            device: 0,
+            port_bound: None,
+            timestamps: Some(true),
+        },
+        netns: Some(4_026_531_840),
+        expires_ns: Some(ts_ns + 40_000 * MS),
+    }
+}
+
+fn surroundings(ts_ns: u64) -> Surroundings {
+    let mut by_state = [0; 14];
+    by_state[TcpState::TimeWait as usize] = 28_231;
+    Surroundings {
+        ts_ns,
+        netns: 4_026_531_840,
+        sk: 0xffff_8881_0000_4000,
+        sysctls: BindSysctls::default(),
+        ports: Some(PortUse {
+            ts_ns,
+            range: (32_768, 60_999),
+            reserved: 1,
+            held: 28_231,
+            by_state,
+            to_destination: by_state,
+            destination: Some(([127, 0, 0, 1], 8000).into()),
+        }),
+    }
+}
+
+fn call(ts_ns: u64) -> SocketCall {
+    SocketCall {
+        ts_ns,
+        began_ns: Some(ts_ns - MS),
+        call: Call::Bind,
+        error: 98,
+        sk: 0xffff_8881_0000_4000,
+        cookie: None,
+        netns: Some(4_026_531_840),
+        cgroup_id: Some(4242),
+        task: task(),
+        asker: Asker {
+            family: Family::V4,
+            state: TcpState::Close,
+            local: ([0, 0, 0, 0], 0).into(),
+            reuseaddr: true,
+            force_reuse: false,
+            reuseport: false,
+            reuseport_group: false,
+            v6only: false,
+            freebind: false,
+            transparent: false,
+            bind_address_no_port: false,
+            device: 0,
+            uid: 1000,
+            port_range: Some((40_000, 40_010)),
+            may_bind_privileged: Some(false),
+        },
+        asked: Some(Asked {
+            family: 2,
+            len: 16,
+            addr: ([127, 0, 0, 1], 8000).into(),
+            scope: 0,
+        }),
+        backlog: 0,
+        local: ([0, 0, 0, 0], 0).into(),
+        remote: ([0, 0, 0, 0], 0).into(),
+        nonblocking: false,
+        refused_by_lsm: false,
+        guilty: None,
+        listing: Listing::Whole,
     }
 }
 

@@ -3,6 +3,7 @@
 //! The rule of docs/recording.md: numbers are never given a second meaning; a kind gets new fields
 //! only behind those that it has, and who reads a file without them must have a value for them.
 
+mod calls;
 mod inputs;
 mod numbers;
 mod opening;
@@ -13,6 +14,7 @@ use minicbor::{Decode, Decoder, Encode};
 use tcptrace_model::{Input, Snapshot};
 
 use self::{
+    calls::{WireCall, WireListedHolder, WireSurroundings},
     inputs::{
         WireAccepted, WireEnded, WireEntered, WireExisting, WireGap, WireLoss, WireRearmed,
         WireReset, WireSnapshotBegin, WireSnapshotEnd, WireTransition,
@@ -54,7 +56,8 @@ macro_rules! kinds {
     };
 }
 
-// None of these may be passed over: findings need them all.
+// Those without bit 7 may not be passed over: findings need them. Those with it are about calls, and
+// whoever does not know them tells nothing wrong of the rest.
 kinds! {
     /// What the recording begins with.
     Opening = 1,
@@ -84,10 +87,17 @@ kinds! {
     Gap = 25,
     /// [`Input::Lost`]
     Lost = 26,
+    /// [`Input::Holder`]
+    Holder = 155,
+    /// [`Input::Surroundings`]
+    Surroundings = 156,
+    /// [`Input::Call`]
+    Call = 157,
 }
 
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are steps")]
 pub enum Content {
     /// What the recording begins with.
     Opening(Box<Opening>),
@@ -119,10 +129,10 @@ pub fn encode_opening(opening: &Opening, out: &mut Vec<u8>) -> io::Result<Kind> 
 /// # Errors
 /// When it cannot be encoded.
 pub fn encode(step: &Step, out: &mut Vec<u8>) -> io::Result<Kind> {
-    match *step {
+    match step {
         Step::Input(input) => encode_input(input, out),
-        Step::Tick { now_ns } => append(Kind::Tick, &WireTick { now_ns }, out),
-        Step::End(ending) => append(Kind::End, &WireEnding::from(ending), out),
+        Step::Tick { now_ns } => append(Kind::Tick, &WireTick { now_ns: *now_ns }, out),
+        Step::End(ending) => append(Kind::End, &WireEnding::from(*ending), out),
     }
 }
 
@@ -175,39 +185,55 @@ pub fn decode(kind: u8, content: &[u8]) -> Result<Content, NotUnderstood> {
             input(Input::Gap { ts_ns })
         }
         Kind::Lost => input(Input::Lost(read::<WireLoss>(content)?.into())),
+        Kind::Holder => input(Input::Holder(read::<WireListedHolder>(content)?.into())),
+        Kind::Surroundings => input(Input::Surroundings(
+            read::<WireSurroundings>(content)?.into(),
+        )),
+        Kind::Call => input(Input::Call(read::<WireCall>(content)?.into())),
     })
 }
 
-fn encode_input(input: Input, out: &mut Vec<u8>) -> io::Result<Kind> {
+fn encode_input(input: &Input, out: &mut Vec<u8>) -> io::Result<Kind> {
     match input {
         Input::Transition(transition) => {
-            append(Kind::Transition, &WireTransition::from(transition), out)
+            append(Kind::Transition, &WireTransition::from(*transition), out)
         }
         Input::MinisocketEntered(entered) => {
-            append(Kind::MinisocketEntered, &WireEntered::from(entered), out)
+            append(Kind::MinisocketEntered, &WireEntered::from(*entered), out)
         }
         Input::MinisocketRearmed(rearmed) => {
-            append(Kind::MinisocketRearmed, &WireRearmed::from(rearmed), out)
+            append(Kind::MinisocketRearmed, &WireRearmed::from(*rearmed), out)
         }
         Input::MinisocketEnded(ended) => {
-            append(Kind::MinisocketEnded, &WireEnded::from(ended), out)
+            append(Kind::MinisocketEnded, &WireEnded::from(*ended), out)
         }
-        Input::Reset(reset) => append(Kind::Reset, &WireReset::from(reset), out),
-        Input::Accepted(accepted) => append(Kind::Accepted, &WireAccepted::from(accepted), out),
-        Input::Snapshot(Snapshot::Begin { ts_ns }) => {
-            append(Kind::SnapshotBegin, &WireSnapshotBegin { ts_ns }, out)
-        }
+        Input::Reset(reset) => append(Kind::Reset, &WireReset::from(*reset), out),
+        Input::Accepted(accepted) => append(Kind::Accepted, &WireAccepted::from(*accepted), out),
+        Input::Snapshot(Snapshot::Begin { ts_ns }) => append(
+            Kind::SnapshotBegin,
+            &WireSnapshotBegin { ts_ns: *ts_ns },
+            out,
+        ),
         Input::Snapshot(Snapshot::Socket(existing)) => {
-            append(Kind::SnapshotSocket, &WireExisting::from(existing), out)
+            append(Kind::SnapshotSocket, &WireExisting::from(*existing), out)
         }
-        Input::Snapshot(Snapshot::End { ts_ns, complete }) => {
-            append(Kind::SnapshotEnd, &WireSnapshotEnd { ts_ns, complete }, out)
-        }
-        Input::Holder(_) | Input::Surroundings(_) | Input::Call(_) => {
-            Err(io::Error::other("calls cannot be recorded"))
-        }
-        Input::Gap { ts_ns } => append(Kind::Gap, &WireGap { ts_ns }, out),
-        Input::Lost(loss) => append(Kind::Lost, &WireLoss::from(loss), out),
+        Input::Snapshot(Snapshot::End { ts_ns, complete }) => append(
+            Kind::SnapshotEnd,
+            &WireSnapshotEnd {
+                ts_ns: *ts_ns,
+                complete: *complete,
+            },
+            out,
+        ),
+        Input::Holder(listed) => append(Kind::Holder, &WireListedHolder::from(*listed), out),
+        Input::Surroundings(surroundings) => append(
+            Kind::Surroundings,
+            &WireSurroundings::from(*surroundings),
+            out,
+        ),
+        Input::Call(call) => append(Kind::Call, &WireCall::from(*call), out),
+        Input::Gap { ts_ns } => append(Kind::Gap, &WireGap { ts_ns: *ts_ns }, out),
+        Input::Lost(loss) => append(Kind::Lost, &WireLoss::from(*loss), out),
     }
 }
 

@@ -15,13 +15,14 @@ use anyhow::{Context, anyhow};
 use aya::{Btf, EbpfLoader};
 use aya_log::Level;
 use hashbrown::HashMap;
-use tcptrace_common::{AF_INET, AF_INET6, Config, ListenerKey};
-use tcptrace_model::{EndedBy, Input, ResetReason, Settings};
+use tcptrace_common::{AF_INET, AF_INET6, BucketOffsets, CallOffsets, Config, ListenerKey};
+use tcptrace_model::{EndedBy, Input, ResetReason, Settings, conflict};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{awaited::Awaited, snapshots::Snapshots, trouble::Trouble};
+use super::{awaited::Awaited, snapshots::Snapshots, surroundings::Lookout, trouble::Trouble};
 use crate::{
     bpf::{
+        calls::{Calls, CallsBackend},
         decode::{Decoded, Decoder},
         end_reason,
         filters::Filters,
@@ -32,7 +33,7 @@ use crate::{
         self_check::{Expected, SelfCheck},
     },
     failure::Failure,
-    host::{clock, netns::Namespace, process, symbols::Symbols},
+    host::{clock, kernel_version::KernelVersion, netns::Namespace, process, symbols::Symbols},
 };
 
 /// The reader is woken when the records that wait pass another eighth of the buffer. (It looks by
@@ -53,6 +54,8 @@ pub struct Request {
     pub log_level: Option<Level>,
     /// How minisockets are to be watched.
     pub backend: Backend,
+    /// How bind(), listen() and connect() are to be watched.
+    pub calls: Calls,
 }
 
 /// The running kernel as a source of inputs.
@@ -76,8 +79,12 @@ pub struct Live {
     /// Where the kernel's functions lie that end minisockets.
     symbols: Arc<Awaited<Result<Symbols, String>>>,
     no_symbols_told: bool,
+    /// Its rules of bind() are the model's to know.
+    kernel: conflict::KernelVersion,
     /// A record that was read before a snapshot which belongs before it.
     after_snapshot: Option<Decoded>,
+    /// What is to be found out about calls that fail.
+    lookout: Lookout,
 }
 
 impl Live {
@@ -90,11 +97,15 @@ impl Live {
         // once for each loader, and once more for fentry.
         let symbols = Arc::new(Awaited::of(|| Symbols::read(&end_reason::FUNCTIONS)));
         let backend = request.backend;
-        let btf = thread::spawn(move || match backend {
-            Backend::Auto | Backend::Fentry => {
-                Btf::from_sys_fs().map_err(|error| format!("cannot read the kernel's BTF: {error}"))
+        let may_be_fentry = match backend {
+            Backend::Auto | Backend::Fentry => true,
+            Backend::Timer => request.calls.may_be_fentry(),
+        };
+        let btf = thread::spawn(move || {
+            if !may_be_fentry {
+                return Err("fentry was not asked for".to_owned());
             }
-            Backend::Timer => Err("fentry was not asked for".to_owned()),
+            Btf::from_sys_fs().map_err(|error| format!("cannot read the kernel's BTF: {error}"))
         });
         let loader = EbpfLoader::new();
         preflight::demand(&Machine::probe().checks(request.buffer_bytes))?;
@@ -106,10 +117,11 @@ impl Live {
             )));
         }
         let check = SelfCheck::prepare().context("cannot open a socket for the self-check")?;
-        let reset_reason = types
-            .tracepoint_arguments("tcp_send_reset")
-            .is_some_and(|arguments| arguments > 2);
+        let reset_reason = has_reset_reason(&types);
+        let call_offsets = call_offsets(&types, request.calls);
+        let buckets = types.bucket_offsets();
         let mut config = Config {
+            calls: *call_offsets.as_ref().unwrap_or(&CallOffsets::UNSET),
             offsets: types.offsets().map_err(|error| {
                 Failure::Unsupported(format!(
                     "{error:#}; please report it with the output of: uname -r"
@@ -134,6 +146,11 @@ impl Live {
                 log_level: request.log_level,
                 types: &types,
                 backend,
+                calls: request.calls,
+                buckets: *buckets.as_ref().unwrap_or(&BucketOffsets::UNKNOWN),
+                call_offsets: call_offsets
+                    .map(|_| ())
+                    .map_err(|error| format!("{error:#}")),
                 btf,
                 timer_code: &|| {
                     end_reason::timer_code(symbols.value().as_ref().map_err(Clone::clone)?)
@@ -152,7 +169,7 @@ impl Live {
             }),
         };
         let mut live = Self {
-            degraded: degraded(&types, &attached),
+            degraded: degraded(&types, &attached, request.calls, buckets.err().as_ref()),
             known_minisockets_only: request.filters.need_the_socket(),
             minisocket_resets: reset_reason && attached.resets,
             attached,
@@ -162,8 +179,10 @@ impl Live {
             after_gap: None,
             snapshots: Snapshots::new(&request.filters),
             after_snapshot: None,
+            lookout: Lookout::default(),
             symbols,
             no_symbols_told: false,
+            kernel: (&KernelVersion::running().map_err(anyhow::Error::from)?).into(),
         };
         // First attached, then looked at: what the process opens in between is seen either way.
         if let Some(pid) = request.filters.pid {
@@ -196,8 +215,11 @@ impl Live {
         if self.attached.resets {
             backends.insert("resets", "raw_tracepoint");
         }
-        if self.attached.accepts {
-            backends.insert("accept", "fentry");
+        if let Some(backend) = self.attached.accepts {
+            backends.insert("accept", backend.name());
+        }
+        if let Ok(backend) = &self.attached.calls {
+            backends.insert("calls", backend.name());
         }
         backends
     }
@@ -206,6 +228,25 @@ impl Live {
     #[must_use]
     pub fn no_fentry(&self) -> Option<&str> {
         self.attached.no_fentry.as_deref()
+    }
+
+    /// How bind(), listen() and connect() are watched; or why they are not.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn calls(&self) -> Result<CallsBackend, &str> {
+        self.attached
+            .calls
+            .as_ref()
+            .copied()
+            .map_err(String::as_str)
+    }
+
+    /// Why calls are not watched by the kernel's functions (fentry); `None` when they are, or that was not
+    /// asked for.
+    #[must_use]
+    pub fn calls_no_fentry(&self) -> Option<&str> {
+        self.attached.calls_no_fentry.as_deref()
     }
 
     /// What the model must know of this source.
@@ -217,6 +258,8 @@ impl Live {
             minisocket_resets: self.minisocket_resets,
             known_minisockets_only: self.known_minisockets_only,
             rearms_exact: backend == Some(TimeWaitBackend::Fentry),
+            kernel: self.kernel,
+            calls: self.attached.calls.is_ok(),
             ..Settings::default()
         }
     }
@@ -247,6 +290,25 @@ impl Live {
     /// # Errors
     /// When a record cannot be decoded: it would be silently wrong to go on.
     pub fn next_input(&mut self) -> anyhow::Result<Option<Input>> {
+        loop {
+            if let Some(input) = self.lookout.next() {
+                return Ok(Some(input));
+            }
+            match self.next_fact()? {
+                Some(input @ (Input::Call(_) | Input::Holder(_))) => self.lookout.take(&input),
+                Some(input) => return Ok(Some(input)),
+                None => {
+                    if self.attached.is_detached() {
+                        self.lookout.finish();
+                    }
+                    return Ok(self.lookout.next());
+                }
+            }
+        }
+    }
+
+    /// The next input, as the kernel and the snapshots tell it.
+    fn next_fact(&mut self) -> anyhow::Result<Option<Input>> {
         if let Some(input) = self.after_gap.take().or_else(|| self.snapshots.next()) {
             return Ok(Some(input));
         }
@@ -300,7 +362,7 @@ impl Live {
         self.attached.log.flush();
     }
 
-    /// Ends the recording. What is in the buffer can still be read.
+    /// Ends the recording. What is in the buffer can still be read, and then what it waits for.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -384,6 +446,21 @@ impl Live {
     }
 }
 
+/// Where the fields lie that the programs of calls read, if there are to be any.
+fn call_offsets(types: &KernelTypes, calls: Calls) -> anyhow::Result<CallOffsets> {
+    match calls {
+        Calls::Off => Ok(CallOffsets::UNSET),
+        Calls::Auto | Calls::Fentry | Calls::Syscalls => types.call_offsets(),
+    }
+}
+
+/// Whether the tracepoint of sent RSTs says why (6.10 and later).
+fn has_reset_reason(types: &KernelTypes) -> bool {
+    types
+        .tracepoint_arguments("tcp_send_reset")
+        .is_some_and(|arguments| arguments > 2)
+}
+
 /// The reasons for a RST by the running kernel's numbers; none where it does not tell them.
 fn reset_reasons(types: &KernelTypes) -> Vec<ResetReason> {
     let mut reasons = Vec::new();
@@ -402,11 +479,27 @@ fn reset_reasons(types: &KernelTypes) -> Vec<ResetReason> {
 }
 
 /// What this kernel keeps from the trace, a sentence each.
-fn degraded(types: &KernelTypes, attached: &Attached) -> Vec<String> {
+fn degraded(
+    types: &KernelTypes,
+    attached: &Attached,
+    calls: Calls,
+    no_buckets: Option<&anyhow::Error>,
+) -> Vec<String> {
     let mut degraded: Vec<String> = types.keeps_back().map(str::to_owned).into_iter().collect();
     if let Err(why) = &attached.time_wait {
         degraded.push(format!(
             "TIME_WAIT is not seen on this kernel, neither its beginning nor its end: {why}"
+        ));
+    }
+    if let (Err(why), true) = (&attached.calls, calls != Calls::Off) {
+        degraded.push(format!(
+            "bind(), listen() and connect() are not seen, so none that fails is explained: {why}"
+        ));
+    }
+    let no_lists = no_buckets.map(|error| format!("{error:#}"));
+    if let (Ok(_), Some(why)) = (&attached.calls, no_lists.or(attached.no_lists.clone())) {
+        degraded.push(format!(
+            "the sockets that hold the port of a call that failed are not listed: {why}"
         ));
     }
     degraded.extend(

@@ -4,4 +4,5 @@ mod awaited;
 pub mod live;
 pub mod replay;
 mod snapshots;
+mod surroundings;
 pub mod trouble;

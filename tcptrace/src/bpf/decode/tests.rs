@@ -1,8 +1,11 @@
 //! Tests of the decoding, from bytes written down by offset.
 
+mod calls;
+
 use tcptrace_common::{STACK_FRAMES, time_wait, verdict};
 use tcptrace_model::{
-    MinisocketEnded, MinisocketEntered, MinisocketRearmed, Phase, Task as ModelTask,
+    ListedHolder, MinisocketEnded, MinisocketEntered, MinisocketRearmed, Phase, SocketCall,
+    Task as ModelTask,
 };
 
 use super::*;
@@ -334,6 +337,8 @@ fn any_other_length_is_refused() {
         minisocket(256, time_wait::DESCHEDULED),
         with_header(32, 4),
         with_header(48, 5),
+        with_header(192, 6),
+        with_header(104, 7),
     ] {
         let expected = bytes.len();
         for length in (0..expected).chain([expected + 8]) {
@@ -375,6 +380,8 @@ fn no_bytes_make_it_panic() {
         minisocket(256, time_wait::DESCHEDULED),
         with_header(32, 4),
         with_header(48, 5),
+        calls::bind(),
+        calls::holder(),
     ] {
         for _ in 0..50_000 {
             seed ^= seed << 13;

@@ -1,6 +1,7 @@
 //! Owns the flags as they are typed. What can be judged from the word alone is judged here; what
 //! needs a look at the machine (namespaces, cgroups, processes) later.
 
+pub(super) mod explain;
 pub(super) mod filters;
 pub(super) mod output;
 pub(super) mod run;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use self::{
+    explain::ExplainArgs,
     filters::FilterArgs,
     output::OutputArgs,
     run::{LiveArgs, RunArgs},
@@ -28,6 +30,7 @@ Examples:
   sudo tcptrace -d 10 > trace.txt    for ten seconds
   sudo tcptrace record -o today.rec  into a file, to be shown later
   tcptrace replay today.rec --ladder what the same trace would have printed
+  sudo tcptrace explain 8000         why a bind() to port 8000 would fail now
   sudo tcptrace doctor               what this kernel supports, what is missing
 
 Columns and marks:
@@ -87,6 +90,8 @@ pub(super) enum Command {
     Record(RecordArgs),
     /// Show a recording as if it happened now
     Replay(ReplayArgs),
+    /// Tell why a bind() to a port would fail now, without a trace
+    Explain(ExplainArgs),
     /// Tell what this kernel supports, what is missing and how to get it
     Doctor(DoctorArgs),
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::{
-    bpf::hooks::Backend,
+    bpf::{calls::Calls, hooks::Backend},
     cli::words::{self, StuckAfter},
 };
 
@@ -43,6 +43,10 @@ pub(in crate::cli) struct LiveArgs {
     /// How to see TIME_WAIT (what each cannot see: docs/limitations.md)
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = BackendChoice::Auto)]
     pub(in crate::cli) backend: BackendChoice,
+
+    /// How to see bind(), listen() and connect() (what each costs: docs/performance.md)
+    #[arg(long, value_name = "BACKEND", value_enum, default_value_t = CallsChoice::Auto)]
+    pub(in crate::cli) calls: CallsChoice,
 }
 
 /// What to see TIME_WAIT by.
@@ -62,6 +66,30 @@ impl From<BackendChoice> for Backend {
             BackendChoice::Auto => Self::Auto,
             BackendChoice::Fentry => Self::Fentry,
             BackendChoice::Timer => Self::Timer,
+        }
+    }
+}
+
+/// What to see calls by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum CallsChoice {
+    /// The best that this kernel allows
+    Auto,
+    /// The functions behind the system calls (fentry, fexit)
+    Fentry,
+    /// The tracepoints of these system calls, which slow every system call of the machine
+    Syscalls,
+    /// Not at all: calls that fail are not explained
+    Off,
+}
+
+impl From<CallsChoice> for Calls {
+    fn from(choice: CallsChoice) -> Self {
+        match choice {
+            CallsChoice::Auto => Self::Auto,
+            CallsChoice::Fentry => Self::Fentry,
+            CallsChoice::Syscalls => Self::Syscalls,
+            CallsChoice::Off => Self::Off,
         }
     }
 }

@@ -98,6 +98,7 @@ fn a_full_socket_is_read_field_by_field() {
         uid: Some(1000),
         inode: NonZeroU32::new(77),
         cgroup_id: Some(9),
+        device: 0,
     };
     assert_eq!(all, [expected]);
     assert_eq!(end, End::default());
@@ -261,9 +262,11 @@ fn what_is_cut_off_or_odd_is_an_error_and_never_a_panic() {
 
 #[test]
 fn the_request_has_the_size_that_its_header_says() {
-    let bytes = request(Family::Ipv6, 3);
+    let bytes = request(Family::Ipv6, STATES, 80, 3);
     assert_eq!(bytes.len(), usize::from(REQUEST));
     assert_eq!(bytes[..4], 72_u32.to_ne_bytes());
     assert_eq!(bytes[HEADER..HEADER + 2], [10, 6]);
+    // idiag_sport, in network byte order.
+    assert_eq!(bytes[HEADER + 8..HEADER + 10], [0, 80]);
     assert_eq!(STATES, 0b1111_1111_1110);
 }

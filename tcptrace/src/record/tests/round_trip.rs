@@ -16,11 +16,13 @@ use proptest::{
 use tcptrace_model::{
     Accepted, Comm, Direction, EndedBy, Evidence, Existing, File, Loss, LossReason, Minisocket,
     MinisocketEnded, MinisocketEntered, MinisocketRearmed, Phase, Process, RecordKind, Reset,
-    ResetReason, Settings, Snapshot, Socket, Task, TcpState, Transition,
+    ResetReason, Settings, Snapshot, Socket, Task, TcpState, Transition, conflict::KernelVersion,
 };
 
 use super::*;
 use crate::record::{Ending, format::HEADER_LENGTH};
+
+mod calls;
 
 proptest! {
     #[test]
@@ -91,6 +93,7 @@ fn opening() -> BoxedStrategy<Opening> {
         any::<(u32, u32)>(),
         any::<Option<u64>>(),
         any::<(bool, bool, bool, bool)>(),
+        any::<(u16, u16, bool)>(),
     );
     let start = (
         any::<(u64, i64, Option<u32>, Option<u32>)>(),
@@ -100,7 +103,8 @@ fn opening() -> BoxedStrategy<Opening> {
     );
     (settings, start)
         .prop_map(|(settings, start)| {
-            let ((max_connections, max_minisockets), stuck_after_ns, flags) = settings;
+            let (most, stuck_after_ns, flags, (major, minor, calls)) = settings;
+            let (max_connections, max_minisockets) = most;
             let ((ts_ns, clock_offset_ns, hz, netns), (version, kernel), pairs, words) = start;
             let mut opening = samples::opening();
             opening.settings = Settings {
@@ -111,7 +115,8 @@ fn opening() -> BoxedStrategy<Opening> {
                 minisocket_resets: flags.1,
                 known_minisockets_only: flags.2,
                 rearms_exact: flags.3,
-                ..Settings::default()
+                kernel: KernelVersion { major, minor },
+                calls,
             };
             opening.start.ts_ns = ts_ns;
             opening.start.clock_offset_ns = clock_offset_ns;
@@ -174,6 +179,7 @@ fn input() -> BoxedStrategy<Input> {
             task
         })),
         snapshot().prop_map(Input::Snapshot),
+        calls::input(),
         ns().prop_map(|ts_ns| Input::Gap { ts_ns }),
         (
             ns(),

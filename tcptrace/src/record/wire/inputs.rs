@@ -8,9 +8,10 @@ use std::{
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use tcptrace_common::TASK_COMM_LEN;
 use tcptrace_model::{
-    Accepted, Comm, Direction, EndedBy, Evidence, Existing, File, Loss, LossReason, Minisocket,
-    MinisocketEnded, MinisocketEntered, MinisocketRearmed, Phase, Process, RecordKind, Reset,
-    ResetReason, Socket, Task, TcpState, Transition,
+    Accepted, Comm, Direction, EndedBy, Evidence, Existing, File, Listing, Loss, LossReason,
+    Minisocket, MinisocketEnded, MinisocketEntered, MinisocketRearmed, Phase, Process, RecordKind,
+    Reset, ResetReason, Socket, Task, TcpState, Transition,
+    conflict::{Call, Family},
 };
 
 use super::numbers::Number;
@@ -57,6 +58,7 @@ macro_rules! fields {
         )+
     };
 }
+pub(super) use fields;
 
 fields! {
     WireTransition for Transition {
@@ -196,7 +198,7 @@ pub(super) struct Address(SocketAddr);
 pub(super) struct Name(Comm);
 
 /// From a type of the model to that of recordings, and back.
-trait Wired<T> {
+pub(super) trait Wired<T> {
     fn wired(self) -> T;
 }
 
@@ -210,7 +212,17 @@ macro_rules! wired_as_they_are {
     };
 }
 
-wired_as_they_are!(bool, u16, u32, u64, NonZeroU64);
+wired_as_they_are!(
+    bool,
+    u8,
+    u16,
+    u32,
+    u64,
+    i32,
+    NonZeroU64,
+    (u16, u16),
+    [u32; 14]
+);
 
 macro_rules! wired_in_a_wrapper {
     ($($wrapper:ident($type:ty)),+) => {
@@ -254,7 +266,10 @@ wired_as_numbers!(
     Direction,
     LossReason,
     ResetReason,
-    RecordKind
+    RecordKind,
+    Call,
+    Family,
+    Listing
 );
 
 impl<T, U: Wired<T>> Wired<Option<T>> for Option<U> {

@@ -3,7 +3,8 @@
 
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use tcptrace_model::{
-    Direction, EndedBy, File, LossReason, Phase, RecordKind, ResetReason, TcpState,
+    Direction, EndedBy, File, Listing, LossReason, Phase, RecordKind, ResetReason, TcpState,
+    conflict::{Call, Family},
 };
 
 /// A word that has a number in recordings.
@@ -124,6 +125,20 @@ numbers! {
     LossReason, "reason of a loss": {
         BufferFull = 1,
         Recursion = 2,
+    }
+    Call, "call": {
+        Bind = 1,
+        Listen = 2,
+        Connect = 3,
+    }
+    Family, "family": {
+        V4 = 4,
+        V6 = 6,
+    }
+    Listing, "listing of a port": {
+        None = 0,
+        Whole = 1,
+        Cut = 2,
     }
     // Not the kernel's: its numbers change between versions.
     ResetReason, "reason of a RST", else Other: {

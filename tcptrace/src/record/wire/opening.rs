@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
-use tcptrace_model::Settings;
+use tcptrace_model::{Settings, conflict::KernelVersion};
 
 use crate::{
+    host::kernel_version,
     record::{Ending, Opening},
     render::Start,
 };
@@ -56,6 +57,12 @@ struct WireSettings {
     known_minisockets_only: bool,
     #[n(6)]
     rearms_exact: bool,
+    /// Since format 1.1; before, it is what the release of the kernel says.
+    #[n(7)]
+    kernel: Option<(u16, u16)>,
+    /// Since format 1.1; before, there were none.
+    #[n(8)]
+    calls: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Encode, Decode)]
@@ -124,6 +131,7 @@ impl TryFrom<WireOpening> for Opening {
             arguments,
         } = wire;
         Ok(Self {
+            settings: settings.of(&kernel)?,
             start: Start {
                 version,
                 ts_ns,
@@ -135,7 +143,6 @@ impl TryFrom<WireOpening> for Opening {
                 sysctls,
                 clock_offset_ns,
             },
-            settings: settings.try_into()?,
             arguments,
         })
     }
@@ -151,8 +158,8 @@ impl From<&Settings> for WireSettings {
             minisocket_resets,
             known_minisockets_only,
             rearms_exact,
-            kernel: _,
-            calls: _,
+            kernel,
+            calls,
         } = *settings;
         Self {
             max_connections: max_connections as u64,
@@ -162,15 +169,16 @@ impl From<&Settings> for WireSettings {
             minisocket_resets,
             known_minisockets_only,
             rearms_exact,
+            kernel: Some((kernel.major, kernel.minor)),
+            calls: Some(calls),
         }
     }
 }
 
-impl TryFrom<WireSettings> for Settings {
-    type Error = String;
-
-    fn try_from(wire: WireSettings) -> Result<Self, String> {
-        let WireSettings {
+impl WireSettings {
+    /// The settings of a trace of the kernel with this release.
+    fn of(self, release: &str) -> Result<Settings, String> {
+        let Self {
             max_connections,
             max_minisockets,
             stuck_after_ns,
@@ -178,11 +186,14 @@ impl TryFrom<WireSettings> for Settings {
             minisocket_resets,
             known_minisockets_only,
             rearms_exact,
-        } = wire;
+            kernel,
+            calls,
+        } = self;
         let size = |number: u64| {
             usize::try_from(number).map_err(|_| format!("{number} is too much for this machine"))
         };
-        Ok(Self {
+        let defaults = Settings::default();
+        Ok(Settings {
             max_connections: size(max_connections)?,
             max_minisockets: size(max_minisockets)?,
             stuck_after_ns,
@@ -190,9 +201,22 @@ impl TryFrom<WireSettings> for Settings {
             minisocket_resets,
             known_minisockets_only,
             rearms_exact,
-            ..Self::default()
+            kernel: kernel
+                .map(|(major, minor)| KernelVersion { major, minor })
+                .or_else(|| version_of(release))
+                .unwrap_or(defaults.kernel),
+            calls: calls.unwrap_or(false),
         })
     }
+}
+
+/// The version in a release such as `6.1.0-42-cloud-amd64`.
+fn version_of(release: &str) -> Option<KernelVersion> {
+    let version = kernel_version::KernelVersion::parse(release)?;
+    Some(KernelVersion {
+        major: version.major.try_into().ok()?,
+        minor: version.minor.try_into().ok()?,
+    })
 }
 
 impl From<Ending> for WireEnding {
