@@ -298,7 +298,7 @@ fn the_library_tells_as_much_as_the_program() {
             let mut ends = 0;
             while let Some(step) = replay.next_step().expect("a whole recording") {
                 match step {
-                    Step::Input(input) => tracker.handle(input),
+                    Step::Input(input) => tracker.handle(&input),
                     Step::Tick { now_ns } => tracker.advance(now_ns),
                     Step::End(ending) => tracker.finish(ending.ts_ns),
                 }

@@ -40,6 +40,34 @@ fn version_is_the_packages() {
 }
 
 #[test]
+fn what_explain_cannot_bind_is_wrong_usage() {
+    for (arguments, said) in [
+        (&["explain"][..], "PORT"),
+        (&["explain", "65536"], "goes from 0 to 65535"),
+        (&["explain", "localhost:80"], "names are not looked up"),
+        (&["explain", "::1:80"], "[::1]:8000"),
+        (&["explain", "80", "--netns", "no-such-name"], "ip netns"),
+        (&["explain", "80", "--device", "no-such-if"], "ip link"),
+    ] {
+        let run = tcptrace(arguments);
+        run.assert_status(WRONG_USAGE);
+        assert!(run.stderr.contains(said), "{arguments:?}: {}", run.stderr);
+        assert!(run.stdout.is_empty(), "{arguments:?}: {}", run.stdout);
+    }
+}
+
+#[test]
+fn explain_answers_without_privileges_and_says_what_to_type() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let place = listener.local_addr().expect("it is bound").to_string();
+    let run = unprivileged(&["explain", &place]);
+    run.assert_status(0);
+    assert!(run.stdout.contains("EADDRINUSE"), "{}", run.stdout);
+    let typed = format!("sudo tcptrace explain {place}");
+    assert!(run.stderr.contains(&typed), "{}", run.stderr);
+}
+
+#[test]
 fn help_explains_every_flag_and_gives_examples() {
     let run = tcptrace(&["--help"]);
     run.assert_status(0);

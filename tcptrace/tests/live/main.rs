@@ -9,12 +9,15 @@
 
 mod attributes;
 mod bench;
+mod bind_rules;
+mod calls;
 mod cgroup;
 mod compare;
 mod comparison;
 mod ending;
 mod endings;
 mod event;
+mod explain;
 mod failures;
 mod filters;
 mod fixtures;
@@ -61,6 +64,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// What a scenario cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
+    /// Root.
+    Root,
     /// Root and tracefs.
     KernelTrace,
     /// The tracer, too.
@@ -101,6 +106,7 @@ impl Scenario {
 /// Why scenarios cannot run here; `None` where they can.
 #[derive(Default)]
 struct Obstacles {
+    root: Option<String>,
     kernel_trace: Option<String>,
     tracer: Option<String>,
     cgroup: Option<String>,
@@ -136,9 +142,14 @@ fn main() -> ExitCode {
         Obstacles::find()
     };
     let trials = [
+        // Each of the first two has a test that waits for a minute: it does so beside the others.
         time_waits::scenarios(),
+        failures::scenarios(),
         stories::scenarios(),
         bench::scenarios(),
+        bind_rules::scenarios(),
+        calls::scenarios(),
+        explain::scenarios(),
         start::scenarios(),
         comparison::scenarios(),
         thousand::scenarios(),
@@ -152,7 +163,6 @@ fn main() -> ExitCode {
         stuck::scenarios(),
         uncertain::scenarios(),
         replay::scenarios(),
-        failures::scenarios(),
     ];
     let trials = trials
         .into_iter()
@@ -169,6 +179,7 @@ impl Obstacles {
             let reason = "they need root, for network namespaces and tracefs".to_owned();
             eprintln!("live tests skipped: {reason}");
             return Self {
+                root: Some(reason.clone()),
                 kernel_trace: Some(reason.clone()),
                 tracer: Some(reason.clone()),
                 cgroup: Some(reason.clone()),
@@ -211,6 +222,7 @@ impl Obstacles {
     fn trial(&self, scenario: Scenario) -> Trial {
         let Scenario { name, needs, run } = scenario;
         let obstacle = match needs {
+            Needs::Root => self.root.as_ref(),
             Needs::KernelTrace => self.kernel_trace.as_ref(),
             Needs::Tracer => self.kernel_trace.as_ref().or(self.tracer.as_ref()),
             Needs::Cgroup => self

@@ -158,6 +158,8 @@ impl Drop for Puppet {
 
 /// The process itself: does what stdin says until it ends.
 pub(crate) fn perform() -> Result<()> {
+    // A test run in the background of a script begins with SIGINT ignored, and hands that on.
+    sys::default_signals();
     let mut sockets = Sockets::default();
     let mut stdout = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {

@@ -1,15 +1,17 @@
-//! SOCK_DESTROY, which is how `ss -K` ends a socket.
+//! One socket in sock_diag, by its two ends: its state, and SOCK_DESTROY, which is how `ss -K` ends it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use crate::event::State;
 use crate::sys::{self, check};
 use crate::{netns, ports};
 
 /// include/uapi/linux/inet_diag.h and sock_diag.h (v6.18).
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const ANY_COOKIE: u32 = u32::MAX;
 /// struct nlmsghdr and struct inet_diag_req_v2.
@@ -32,11 +34,49 @@ pub(crate) fn obstacle() -> Result<Option<String>> {
     })
 }
 
+/// What sock_diag says of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// For a minisocket FIN_WAIT2 or TIME_WAIT.
+    pub(crate) state: State,
+    pub(crate) is_minisocket: bool,
+}
+
+/// The socket, or the minisocket, with these ends, in the thread's network namespace; `None` if there is
+/// none. A connection of IPv6 sockets with v4-mapped addresses is asked for by its IPv4 ones.
+pub(crate) fn find(local: SocketAddr, remote: SocketAddr) -> Result<Option<Found>> {
+    let answer = answer_to(&request(SOCK_DIAG_BY_FAMILY, local, remote)?)?;
+    if let Some(error) = answer.error {
+        return match error.raw_os_error() {
+            Some(libc::ENOENT) => Ok(None),
+            _ => Err(error).with_context(|| format!("cannot look for {local} -> {remote}")),
+        };
+    }
+    // struct nlmsghdr, then family, state and timer of struct inet_diag_msg. A minisocket's timer is 3.
+    let (state, timer) = (answer.bytes[17], answer.bytes[18]);
+    Ok(Some(Found {
+        state: State::from_number(state.into()).context("no such state")?,
+        is_minisocket: timer == 3,
+    }))
+}
+
 /// Destroys the socket, or the minisocket, with these ends, in the thread's network namespace.
 pub(crate) fn destroy(local: SocketAddr, remote: SocketAddr) -> Result<()> {
+    match answer_to(&request(SOCK_DESTROY, local, remote)?)?.error {
+        None => Ok(()),
+        Some(error) => Err(error).with_context(|| format!("cannot destroy {local} -> {remote}")),
+    }
+}
+
+struct Answer {
+    bytes: [u8; 256],
+    /// What NLMSG_ERROR says, if it is one and not just an acknowledgement.
+    error: Option<io::Error>,
+}
+
+fn answer_to(request: &[u8]) -> Result<Answer> {
     let socket = sys::socket_of(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_SOCK_DIAG)
         .context("no sock_diag")?;
-    let request = request(local, remote)?;
     // SAFETY: the kernel reads `request.len()` bytes of `request`. Without an address a netlink
     // message goes to the kernel.
     let sent = unsafe {
@@ -67,27 +107,33 @@ pub(crate) fn destroy(local: SocketAddr, remote: SocketAddr) -> Result<()> {
     // struct nlmsghdr, then the negated errno of struct nlmsgerr.
     let kind = u16::from_ne_bytes([answer[4], answer[5]]);
     let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
-    if i32::from(kind) != libc::NLMSG_ERROR {
-        bail!("an answer of type {kind} from sock_diag");
-    }
-    if error != 0 {
-        return Err(io::Error::from_raw_os_error(-error))
-            .with_context(|| format!("cannot destroy {local} -> {remote}"));
-    }
-    Ok(())
+    let is_error = i32::from(kind) == libc::NLMSG_ERROR;
+    ensure!(
+        is_error || kind == SOCK_DIAG_BY_FAMILY,
+        "an answer of type {kind} from sock_diag"
+    );
+    Ok(Answer {
+        bytes: answer,
+        error: (is_error && error != 0).then(|| io::Error::from_raw_os_error(-error)),
+    })
 }
 
-fn request(local: SocketAddr, remote: SocketAddr) -> Result<Vec<u8>> {
+fn request(kind: u16, local: SocketAddr, remote: SocketAddr) -> Result<Vec<u8>> {
     let family = if local.is_ipv6() {
         libc::AF_INET6
     } else {
         libc::AF_INET
     };
-    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK)?;
+    let acknowledge = if kind == SOCK_DESTROY {
+        libc::NLM_F_ACK
+    } else {
+        0
+    };
+    let flags = u16::try_from(libc::NLM_F_REQUEST | acknowledge)?;
     let mut bytes = Vec::new();
     // struct nlmsghdr: length, type, flags, sequence, port.
     bytes.extend(LENGTH.to_ne_bytes());
-    bytes.extend(SOCK_DESTROY.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
     bytes.extend([0; 8]);
     // struct inet_diag_req_v2: family, protocol, extensions, padding, states.
@@ -103,7 +149,8 @@ fn request(local: SocketAddr, remote: SocketAddr) -> Result<Vec<u8>> {
     bytes.extend(remote.port().to_be_bytes());
     bytes.extend(address(local.ip()));
     bytes.extend(address(remote.ip()));
-    bytes.extend(0_u32.to_ne_bytes());
+    // Also finds what is bound to no interface.
+    bytes.extend(sys::loopback_index()?.to_ne_bytes());
     bytes.extend(ANY_COOKIE.to_ne_bytes());
     bytes.extend(ANY_COOKIE.to_ne_bytes());
     ensure!(

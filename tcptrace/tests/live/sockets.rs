@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use crate::PATIENCE;
@@ -109,6 +109,12 @@ impl Family {
     }
 }
 
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 impl Socket {
     /// A TCP socket; an IPv6 one is dual-stack, whatever the machine's default is.
     pub(crate) fn new(ipv6: bool) -> io::Result<Self> {
@@ -129,6 +135,27 @@ impl Socket {
     pub(crate) fn bind(&self, address: SocketAddr) -> io::Result<()> {
         let (raw, length) = raw_address(address);
         // SAFETY: `raw` is a socket address of `length` bytes or more and outlives the call.
+        check(unsafe { libc::bind(self.0.as_raw_fd(), (&raw const raw).cast(), length) }).map(drop)
+    }
+
+    /// bind() to an address of which family, length and scope may be wrong.
+    pub(crate) fn bind_oddly(
+        &self,
+        address: SocketAddr,
+        family: u16,
+        length: u32,
+        scope: u32,
+    ) -> io::Result<()> {
+        let (mut raw, _) = raw_address(address);
+        if address.is_ipv6() {
+            // SAFETY: the storage holds an IPv6 address, and every scope is valid.
+            unsafe { (*(&raw mut raw).cast::<libc::sockaddr_in6>()).sin6_scope_id = scope };
+        }
+        raw.ss_family = family;
+        if length > socklen::<libc::sockaddr_storage>() {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: `raw` has `length` bytes at least, and outlives the call.
         check(unsafe { libc::bind(self.0.as_raw_fd(), (&raw const raw).cast(), length) }).map(drop)
     }
 
@@ -161,6 +188,11 @@ impl Socket {
 
     /// The port that the kernel or the test has chosen for this socket.
     pub(crate) fn local_port(&self) -> io::Result<u16> {
+        self.local_address().map(|address| address.port())
+    }
+
+    /// Its own address; that of an IPv6 socket is an IPv6 one, v4-mapped or not.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
         // SAFETY: sockaddr_storage is plain integers, for which zero is a valid value.
         let mut raw: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
         let mut length = socklen::<libc::sockaddr_storage>();
@@ -168,10 +200,16 @@ impl Socket {
         check(unsafe {
             libc::getsockname(self.0.as_raw_fd(), (&raw mut raw).cast(), &raw mut length)
         })?;
-        // SAFETY: sockaddr_in and sockaddr_in6 both have the port at this place, and the storage is
-        // larger than both.
-        let port = unsafe { (*(&raw const raw).cast::<libc::sockaddr_in>()).sin_port };
-        Ok(u16::from_be(port))
+        if raw.ss_family == family_number(libc::AF_INET) {
+            // SAFETY: it is an IPv4 address, and the storage is larger than any.
+            let v4 = unsafe { (&raw const raw).cast::<libc::sockaddr_in>().read() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            return Ok((ip, u16::from_be(v4.sin_port)).into());
+        }
+        // SAFETY: as above; the socket is of one of the two families.
+        let v6 = unsafe { (&raw const raw).cast::<libc::sockaddr_in6>().read() };
+        let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+        Ok((ip, u16::from_be(v6.sin6_port)).into())
     }
 
     /// The socket's cookie, which the kernel makes when it is first asked for.

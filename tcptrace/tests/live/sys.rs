@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,15 @@ pub(crate) fn signal(pid: u32, signal: libc::c_int) -> Result<()> {
     check(unsafe { libc::kill(pid, signal) })
         .with_context(|| format!("cannot send signal {signal} to our child {pid}"))?;
     Ok(())
+}
+
+/// Gives every signal its default disposition, whatever this process was started with.
+pub(crate) fn default_signals() {
+    for number in 1..=31 {
+        // SAFETY: the default disposition runs no code of ours. SIGKILL and SIGSTOP have no other one, and
+        // the refusal for them changes nothing.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
 }
 
 /// Waits until something holds; `what` says what, for the error.
@@ -142,6 +151,46 @@ pub(crate) fn become_user(uid: u32) -> io::Result<()> {
     check(unsafe { libc::setresuid(uid, uid, uid) }).map(drop)
 }
 
+/// Makes the calling thread alone run as `uid` for good, without capabilities.
+pub(crate) fn become_user_in_this_thread(uid: u32) -> io::Result<()> {
+    // SAFETY: the system call takes integers only.
+    let result = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+    check(libc::c_int::try_from(result).unwrap_or(-1)).map(drop)
+}
+
+/// Does something with sockets of this user: what the calling thread makes meanwhile is its.
+pub(crate) fn as_user<T>(uid: u32, body: impl FnOnce() -> T) -> T {
+    // SAFETY: setfsuid takes an integer, and changes this thread alone. It never fails for root.
+    let before = unsafe { libc::setfsuid(uid) };
+    let done = body();
+    // SAFETY: as above; it is the number that setfsuid has returned.
+    unsafe { libc::setfsuid(before.unsigned_abs()) };
+    done
+}
+
+/// Does something without CAP_NET_BIND_SERVICE, which the calling thread has again afterwards.
+pub(crate) fn without_net_bind_service<T>(body: impl FnOnce() -> T) -> io::Result<T> {
+    /// include/uapi/linux/capability.h (v6.18): `_LINUX_CAPABILITY_VERSION_3`, CAP_NET_BIND_SERVICE.
+    const VERSION: u32 = 0x2008_0522;
+    const NET_BIND_SERVICE: u32 = 1 << 10;
+    // struct __user_cap_header_struct: the version, and 0 for the calling thread.
+    let mut header = [VERSION, 0];
+    // struct __user_cap_data_struct, twice: effective, permitted, inheritable.
+    let mut data = [0_u32; 6];
+    let mut call = |number, data: &mut [u32; 6]| {
+        // SAFETY: both have the size that the kernel takes this version to have, and outlive the call.
+        let returned = unsafe { libc::syscall(number, header.as_mut_ptr(), data.as_mut_ptr()) };
+        check(libc::c_int::try_from(returned).unwrap_or(-1)).map(drop)
+    };
+    call(libc::SYS_capget, &mut data)?;
+    let mut less = data;
+    less[0] &= !NET_BIND_SERVICE;
+    call(libc::SYS_capset, &mut less)?;
+    let done = body();
+    call(libc::SYS_capset, &mut data)?;
+    Ok(done)
+}
+
 /// A socket of `domain` and `kind`, closed on exec.
 pub(crate) fn socket(domain: libc::c_int, kind: libc::c_int) -> io::Result<OwnedFd> {
     socket_of(domain, kind, 0)
@@ -195,6 +244,22 @@ pub(crate) fn add_address(address: Ipv4Addr) -> Result<()> {
         // SAFETY: the request names its interface with a NUL and outlives the call.
         check(unsafe { libc::ioctl(control.as_raw_fd(), call, &raw mut request) })?;
     }
+    Ok(())
+}
+
+/// Gives loopback one more IPv6 address, of this host alone.
+pub(crate) fn add_address_v6(address: Ipv6Addr) -> Result<()> {
+    let control = socket(libc::AF_INET6, libc::SOCK_DGRAM)?;
+    let request = libc::in6_ifreq {
+        ifr6_addr: libc::in6_addr {
+            s6_addr: address.octets(),
+        },
+        ifr6_prefixlen: 128,
+        ifr6_ifindex: loopback_index()?,
+    };
+    // SAFETY: the kernel reads a request of this type, which outlives the call.
+    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFADDR, &raw const request) })
+        .with_context(|| format!("cannot give loopback the address {address}"))?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use self::{
 use crate::{build_ebpf, process, run, say::say, statics::Linkage, vm, workspace};
 
 /// The live suite waits long before it gives a test up, and an emulated machine is slow.
-const VM_LIMIT: Duration = Duration::from_secs(900);
+const VM_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Run every test that this machine can run: unit, command line, live on this kernel, and in a VM.
 ///

@@ -16,8 +16,9 @@ use crate::{
 const FLAVOUR: &str = "cloud-amd64";
 
 /// What a user of sock_diag needs (`ss` and the tracer's snapshot of existing sockets), in the order of
-/// loading. On a whole system the kernel loads them when they are first asked for.
-const MODULES: [&str; 2] = ["inet_diag", "tcp_diag"];
+/// loading, and the interface that the tests of bind() make. On a whole system the kernel loads them when
+/// they are first asked for.
+const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "dummy"];
 
 /// A kernel to boot.
 pub(super) struct Kernel {
@@ -92,7 +93,9 @@ fn modules(tree: &Path) -> Vec<PathBuf> {
     let of_versions = ["lib/modules", "usr/lib/modules"]
         .into_iter()
         .flat_map(|folder| list(tree.join(folder)))
-        .map(|version| version.join("kernel/net/ipv4"));
+        .flat_map(|version| {
+            ["net/ipv4", "drivers/net"].map(|kind| version.join("kernel").join(kind))
+        });
     let folders: Vec<PathBuf> = of_versions.collect();
     let found = MODULES.iter().filter_map(|name| {
         let files = folders.iter().flat_map(|folder| {

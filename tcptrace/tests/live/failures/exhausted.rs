@@ -25,7 +25,7 @@ pub(super) fn none_left() -> Result<()> {
         let range = |count: u16| format!("{first} {}", first + count - 1);
         netns::set_sysctl("ipv4/ip_local_port_range", &range(FEW))?;
         let [port, other] = [ports::next(), ports::next()];
-        let tracer = Tracer::json(&[])?;
+        let mut tracer = Tracer::json(&[])?;
         let listener = Family::V4.listener(port)?;
         let second = Family::V4.listener(other)?;
         let mut pairs = Vec::new();
@@ -38,12 +38,15 @@ pub(super) fn none_left() -> Result<()> {
             failed.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL)),
             "no port is left for this destination"
         );
+        // The ports are counted a moment later: nothing changes until it is told.
+        tracer.wait_for_line_with(&["call_failed", "connect"])?;
         let bound = Socket::new(false)?;
         let failed = bound.bind((Ipv4Addr::LOCALHOST, 0).into());
         ensure!(
             failed.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE)),
             "no port is left to bind"
         );
+        tracer.wait_for_line_with(&["call_failed", "no_free_port"])?;
         // What helps, while nothing else changes: another destination, then a wider range.
         client.connect(Family::V4.connects_to(other))?;
         netns::set_sysctl("ipv4/ip_local_port_range", &range(FEW + 2))?;

@@ -178,30 +178,39 @@ pub(super) const SITUATIONS: [Situation; 18] = [
             Side::at(LOOPBACK).reuseaddr(),
         )
     },
-    held(
-        "a listener without options",
-        Old::Listening,
-        Side::at(ANY),
-        Side::at(LOOPBACK),
-    ),
-    held(
-        "a listener of IPv4, for a dual-stack socket",
-        Old::Listening,
-        Side::at(ANY),
-        Side::at(ANY_V6),
-    ),
+    Situation {
+        rule: "port_listening",
+        ..held(
+            "a listener without options",
+            Old::Listening,
+            Side::at(ANY),
+            Side::at(LOOPBACK),
+        )
+    },
+    Situation {
+        rule: "port_listening",
+        ..held(
+            "a listener of IPv4, for a dual-stack socket",
+            Old::Listening,
+            Side::at(ANY),
+            Side::at(ANY_V6),
+        )
+    },
     held(
         "a connection of a dual-stack listener, for IPv4",
         Old::TimeWait,
         Side::at(ANY_V6),
         Side::at(ANY),
     ),
-    held(
-        "a listener, for a v4-mapped address",
-        Old::Listening,
-        Side::at(LOOPBACK),
-        Side::at(MAPPED),
-    ),
+    Situation {
+        rule: "port_listening",
+        ..held(
+            "a listener, for a v4-mapped address",
+            Old::Listening,
+            Side::at(LOOPBACK),
+            Side::at(MAPPED),
+        )
+    },
     Situation {
         listens: true,
         rule: "port_listening",
