@@ -1,15 +1,14 @@
 //! Owns what the tracker does with bind(), listen() and connect(): it collects what belongs to a call,
 //! learns who owns its socket, and tells what came of it. Why one failed is in `call_failed`.
 
-use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, vec::Vec};
 use core::num::NonZeroU64;
-
-use hashbrown::HashMap;
 
 use crate::{
     CallSucceeded, FailedBind, File, Finding, ListedHolder, OwnerSource, Process, Role, Socket,
     SocketCall, Surroundings, TcpState, Tracker, Transition,
     bound::{Bound, bound_by},
+    by_address::ByAddress,
     conflict::{
         Call,
         errno::{EINPROGRESS, ERESTARTSYS},
@@ -29,17 +28,10 @@ const MOST_FAILED: usize = 1 << 12;
 /// What has come for calls that have not, and what is remembered of earlier ones.
 #[derive(Debug)]
 pub(crate) struct Calls {
-    /// By address of the socket.
-    waiting: HashMap<u64, Waiting>,
-    /// Which began to wait first; some are gone.
-    order: VecDeque<(u64, u64)>,
-    /// How many have begun to wait.
-    begun: u64,
+    waiting: ByAddress<Waiting>,
     /// Holders in `waiting`.
     holders: usize,
-    failed: HashMap<u64, Failed>,
-    /// In which order they failed; some are gone.
-    failed_order: VecDeque<(u64, u64)>,
+    failed: ByAddress<Failed>,
     /// The first record after the last gap, or the last that was forgotten: CLOCK_BOOTTIME ns.
     gap_ns: Option<u64>,
 }
@@ -47,7 +39,6 @@ pub(crate) struct Calls {
 /// What has come for a call.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    number: u64,
     pub(crate) holders: Vec<ListedHolder>,
     pub(crate) surroundings: Option<Surroundings>,
 }
@@ -63,12 +54,9 @@ struct Failed {
 impl Calls {
     pub(crate) fn new() -> Self {
         Self {
-            waiting: HashMap::new(),
-            order: VecDeque::new(),
-            begun: 0,
+            waiting: ByAddress::new(),
             holders: 0,
-            failed: HashMap::new(),
-            failed_order: VecDeque::new(),
+            failed: ByAddress::new(),
             gap_ns: None,
         }
     }
@@ -112,47 +100,30 @@ impl Calls {
             | TcpState::BoundInactive => false,
         };
         if gone {
-            self.failed.remove(&transition.socket.sk);
+            self.failed.remove(transition.socket.sk);
         }
     }
 
     fn waiting(&mut self, asker: u64) -> &mut Waiting {
-        if !self.waiting.contains_key(&asker) {
-            if self.waiting.len() >= MOST_WAITING {
-                self.forget_oldest();
-            }
-            self.begun += 1;
-            self.order.push_back((asker, self.begun));
-            if self.order.len() > 2 * MOST_WAITING {
-                let Self { order, waiting, .. } = self;
-                order.retain(|(asker, number)| is_number(waiting, *asker, *number));
-            }
+        if self.waiting.len() >= MOST_WAITING && self.waiting.get(asker).is_none() {
+            self.forget_oldest();
         }
-        let number = self.begun;
-        self.waiting.entry(asker).or_insert_with(|| Waiting {
-            number,
-            ..Waiting::default()
-        })
+        self.waiting.get_or_default(asker)
     }
 
     fn take(&mut self, asker: u64) -> Waiting {
-        let waiting = self.waiting.remove(&asker).unwrap_or_default();
+        let waiting = self.waiting.remove(asker).unwrap_or_default();
         self.holders -= waiting.holders.len();
-        if self.waiting.is_empty() {
-            self.order.clear();
-        }
         waiting
     }
 
     /// Forgets what has waited longest: its call was lost.
     fn forget_oldest(&mut self) {
-        while let Some((asker, number)) = self.order.pop_front() {
-            if is_number(&self.waiting, asker, number) {
-                // Or it is still to come.
-                if let Some(last) = self.take(asker).holders.last() {
-                    self.gap(last.ts_ns);
-                }
-                return;
+        if let Some((_, waiting)) = self.waiting.take_oldest() {
+            self.holders -= waiting.holders.len();
+            // Or it is still to come.
+            if let Some(last) = waiting.holders.last() {
+                self.gap(last.ts_ns);
             }
         }
     }
@@ -163,7 +134,7 @@ impl Calls {
     /// cookie. So without cookies only what a new socket would hardly do tells: a listen() without a
     /// bind(), by the same process.
     fn failed_before(&self, call: &SocketCall) -> Option<FailedBind> {
-        let failed = self.failed.get(&call.sk)?;
+        let failed = self.failed.get(call.sk)?;
         let same = match (failed.cookie, call.cookie) {
             (Some(known), Some(shown)) => known == shown,
             (None, _) | (_, None) => {
@@ -181,13 +152,8 @@ impl Calls {
             error: call.error,
             asked: call.asked.map(|asked| asked.addr),
         };
-        while self.failed.len() >= MOST_FAILED {
-            let Some((sk, ts_ns)) = self.failed_order.pop_front() else {
-                break;
-            };
-            if is_of(&self.failed, sk, ts_ns) {
-                self.failed.remove(&sk);
-            }
+        if self.failed.len() >= MOST_FAILED {
+            self.failed.take_oldest();
         }
         let failed = Failed {
             bind,
@@ -195,28 +161,7 @@ impl Calls {
             pid: call.task.pid,
         };
         self.failed.insert(call.sk, failed);
-        self.failed_order.push_back((call.sk, call.ts_ns));
-        if self.failed_order.len() > 2 * MOST_FAILED {
-            let Self {
-                failed,
-                failed_order,
-                ..
-            } = self;
-            failed_order.retain(|(sk, ts_ns)| is_of(failed, *sk, *ts_ns));
-        }
     }
-}
-
-fn is_number(waiting: &HashMap<u64, Waiting>, asker: u64, number: u64) -> bool {
-    waiting
-        .get(&asker)
-        .is_some_and(|waiting| waiting.number == number)
-}
-
-fn is_of(failed: &HashMap<u64, Failed>, sk: u64, ts_ns: u64) -> bool {
-    failed
-        .get(&sk)
-        .is_some_and(|failed| failed.bind.ts_ns == ts_ns)
 }
 
 impl Tracker {
@@ -267,11 +212,11 @@ impl Tracker {
                 {
                     end.offer_owner(process, OwnerSource::Connect);
                 }
-                self.calls.failed.remove(&call.sk);
+                self.calls.failed.remove(call.sk);
                 return;
             }
         }
-        self.calls.failed.remove(&call.sk);
+        self.calls.failed.remove(call.sk);
         self.tell(Finding::CallSucceeded(Box::new(CallSucceeded {
             call: *call,
             autobound: call.call == Call::Listen

@@ -12,6 +12,7 @@
 extern crate alloc;
 
 mod bound;
+mod by_address;
 mod call;
 mod call_failed;
 mod calls;

@@ -1,11 +1,11 @@
 //! Owns `Listeners`: who listens where, so that a connection that nobody has accepted has an owner.
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hashbrown::{HashMap, hash_map::Entry};
 
-use crate::{Owner, OwnerSource, Process, Socket, tuple};
+use crate::{Owner, OwnerSource, Process, Socket, by_address::ByAddress, tuple};
 
 /// Listeners remembered at once, at most: a host has as many as it has services.
 const MOST: usize = 1 << 16;
@@ -13,10 +13,8 @@ const MOST: usize = 1 << 16;
 /// All listeners that are known.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    by_sk: HashMap<u64, Listener>,
+    by_sk: ByAddress<Listener>,
     by_place: HashMap<Place, Holders>,
-    /// Addresses of sockets in the order in which they began to listen; some have ended since.
-    order: VecDeque<u64>,
 }
 
 /// A listener that was seen to begin.
@@ -141,21 +139,18 @@ impl Holder {
 impl Listeners {
     pub(crate) fn new() -> Self {
         Self {
-            by_sk: HashMap::new(),
+            by_sk: ByAddress::new(),
             by_place: HashMap::new(),
-            order: VecDeque::new(),
         }
     }
 
     /// A process began to listen.
     pub(crate) fn begin(&mut self, socket: &Socket, process: Process, ts_ns: u64, losses: u32) {
         self.forget(socket.sk);
-        if self.by_sk.len() >= MOST {
-            while let Some(oldest) = self.order.pop_front() {
-                if self.forget(oldest) {
-                    break;
-                }
-            }
+        if self.by_sk.len() >= MOST
+            && let Some((_, oldest)) = self.by_sk.take_oldest()
+        {
+            self.leaves(&oldest);
         }
         let place = Place::of(socket.netns, socket.local);
         let listener = Listener {
@@ -170,7 +165,6 @@ impl Listeners {
             },
         };
         self.by_sk.insert(socket.sk, listener);
-        self.order.push_back(socket.sk);
         if let Some(place) = place {
             self.stands_at(place, process, losses);
         }
@@ -178,7 +172,7 @@ impl Listeners {
 
     /// The kernel has chosen an address and a port for a listener that had none.
     pub(crate) fn is_at(&mut self, sk: u64, local: SocketAddr, losses: u32) {
-        if let Some(listener) = self.by_sk.get_mut(&sk)
+        if let Some(listener) = self.by_sk.get_mut(sk)
             && listener.place.is_none()
             && let Some(place) = Place::of(listener.socket.netns, local)
         {
@@ -204,12 +198,12 @@ impl Listeners {
 
     /// Whether bind() had given the listener with this address its port; `None` for an unknown one.
     pub(crate) fn port_bound(&self, sk: u64) -> Option<bool> {
-        Some(self.by_sk.get(&sk)?.port_bound)
+        Some(self.by_sk.get(sk)?.port_bound)
     }
 
     /// The listener with this address.
     pub(crate) fn at(&self, sk: u64) -> Option<ListenerAt> {
-        Some(self.by_sk.get(&sk)?.at())
+        Some(self.by_sk.get(sk)?.at())
     }
 
     /// The listener with this address, which is at `local`, or what a snapshot has shown there.
@@ -268,12 +262,12 @@ impl Listeners {
 
     /// Who owns the listener with this address, as it began itself.
     pub(crate) fn owner(&self, sk: u64) -> Option<Owner> {
-        self.by_sk.get(&sk).map(|listener| listener.owner)
+        self.by_sk.get(sk).map(|listener| listener.owner)
     }
 
     /// How long the socket has been listening; `None` when that is not known.
     pub(crate) fn in_state_ns(&self, sk: u64, now_ns: u64, losses: u32) -> Option<u64> {
-        let listener = self.by_sk.get(&sk)?;
+        let listener = self.by_sk.get(sk)?;
         (listener.losses == losses)
             .then(|| now_ns.checked_sub(listener.since_ns))
             .flatten()
@@ -363,9 +357,15 @@ impl Listeners {
 
     /// Forgets the listener with this address; `false` when there is none.
     fn forget(&mut self, sk: u64) -> bool {
-        let Some(listener) = self.by_sk.remove(&sk) else {
+        let Some(listener) = self.by_sk.remove(sk) else {
             return false;
         };
+        self.leaves(&listener);
+        true
+    }
+
+    /// A listener that was seen to begin is not at its place any more.
+    fn leaves(&mut self, listener: &Listener) {
         if let Some(place) = listener.place
             && let Entry::Occupied(mut known) = self.by_place.entry(place)
         {
@@ -375,10 +375,5 @@ impl Listeners {
                 known.remove();
             }
         }
-        if self.order.len() > 2 * self.by_sk.len() + 64 {
-            let Self { order, by_sk, .. } = self;
-            order.retain(|sk| by_sk.contains_key(sk));
-        }
-        true
     }
 }
