@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod cli;
 pub mod failure;
 pub mod host;
+pub mod lab;
 pub mod record;
 pub mod render;
 pub mod source;

@@ -5,6 +5,7 @@
 mod args;
 mod doctor;
 mod explain;
+mod lab;
 mod output;
 mod record;
 mod recording;
@@ -31,6 +32,7 @@ pub fn main() -> ExitCode {
         Some(Command::Record(args)) => record::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Explain(args)) => explain::run(&args),
+        Some(Command::Lab(args)) => lab::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         None => trace::run(&cli.trace),
     };

@@ -36,10 +36,11 @@ use crate::{
         filters::{Family, Filters},
     },
     failure::Failure,
-    host::{cgroup, clock, kernel_version::KernelVersion, netns::Namespace, process, sysctl},
+    host::{cgroup, clock, netns::Namespace, process},
     record::{Ending, Opening, Step},
     render::{Start, notice, time},
     source::{
+        describe,
         live::{Live, Request},
         trouble::Trouble,
     },
@@ -96,25 +97,7 @@ pub(super) fn begin(
         calls: calls.into(),
     })?;
     let settings = live.settings();
-    let start = Start {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ts_ns: clock::boottime_ns(),
-        kernel: KernelVersion::running()
-            .map_err(anyhow::Error::from)?
-            .release,
-        hz: clock::hz().ok(),
-        backends: live
-            .backends()
-            .into_iter()
-            .map(|(need, backend)| (need.to_owned(), backend.to_owned()))
-            .collect(),
-        degraded: live.degraded().to_vec(),
-        sysctls: sysctl::read_all(netns.as_ref()),
-        netns: netns
-            .or_else(|| Namespace::own().ok())
-            .map(|namespace| namespace.inode),
-        clock_offset_ns: clock::wall_offset_ns(),
-    };
+    let start = describe::start(&live, netns)?;
     for sentence in &start.degraded {
         notice::warn(sentence);
     }

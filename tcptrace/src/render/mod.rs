@@ -2,7 +2,7 @@
 
 mod escape;
 pub mod json;
-mod names;
+pub(crate) mod names;
 pub mod notice;
 pub mod text;
 pub mod time;

@@ -91,14 +91,14 @@ const SIGNALS: [(c_int, &str); 31] = [
 ];
 
 /// `ECONNRESET`, or `errno 200` for one without a name here; `None` for 0, which is no error.
-pub(super) fn error(number: u16) -> Option<String> {
+pub(crate) fn error(number: u16) -> Option<String> {
     (number != 0).then(|| {
         name(&ERRORS, number.into()).map_or_else(|| format!("errno {number}"), str::to_owned)
     })
 }
 
 /// `SIGKILL`; `None` for one without a name.
-pub(super) fn signal(number: u8) -> Option<&'static str> {
+pub(crate) fn signal(number: u8) -> Option<&'static str> {
     name(&SIGNALS, number.into())
 }
 

@@ -181,6 +181,12 @@ impl<W: Write, N: Write> Render for Text<W, N> {
     }
 }
 
+/// Adds `text` to `out`, whose last line has `column` columns, broken between words as `layout` wants it;
+/// further lines are indented by `indent`.
+pub fn wrapped(out: &mut String, layout: &Layout, column: usize, indent: usize, text: &str) {
+    prose::wrap(out, layout, column, indent, text);
+}
+
 /// Whether the line of a transition has shown it already.
 fn came_with_a_transition(found: &TimeWaitEntered) -> bool {
     [Doubt::RecordsLost, Doubt::BeforeTrace, Doubt::Evicted]

@@ -3,6 +3,7 @@
 
 pub(super) mod explain;
 pub(super) mod filters;
+pub(super) mod lab;
 pub(super) mod output;
 pub(super) mod run;
 
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use self::{
     explain::ExplainArgs,
     filters::FilterArgs,
+    lab::LabArgs,
     output::OutputArgs,
     run::{LiveArgs, RunArgs},
 };
@@ -31,6 +33,7 @@ Examples:
   sudo tcptrace record -o today.rec  into a file, to be shown later
   tcptrace replay today.rec --ladder what the same trace would have printed
   sudo tcptrace explain 8000         why a bind() to port 8000 would fail now
+  sudo tcptrace lab run --all        what is true of TIME_WAIT on this kernel
   sudo tcptrace doctor               what this kernel supports, what is missing
 
 Columns and marks:
@@ -92,6 +95,8 @@ pub(super) enum Command {
     Replay(ReplayArgs),
     /// Tell why a bind() to a port would fail now, without a trace
     Explain(ExplainArgs),
+    /// Let the kernel show how connections close, claim by claim
+    Lab(LabArgs),
     /// Tell what this kernel supports, what is missing and how to get it
     Doctor(DoctorArgs),
 }
