@@ -12,6 +12,7 @@ mod build_ebpf;
 mod ci;
 mod debian;
 mod fingerprint;
+mod lab_table;
 mod lint;
 mod process;
 mod provision;
@@ -60,6 +61,7 @@ enum Verb {
     Ci(test::Args),
     Vm(vm::Args),
     Bench(bench::Args),
+    LabTable(lab_table::Args),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Ci(args) => ci::main(&args),
         Verb::Vm(args) => return vm::main(&args),
         Verb::Bench(args) => bench::main(&args),
+        Verb::LabTable(args) => lab_table::main(&args),
     };
     result.unwrap_or_else(|error| {
         say::error(&error);

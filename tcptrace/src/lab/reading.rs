@@ -28,12 +28,11 @@ pub enum Source {
 }
 
 /// One measurement.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// What was measured, in a few words.
     pub what: String,
     /// What the claim says it is; `None` where the claim has no say.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub claimed: Option<Expected>,
     /// Whether the claim stands or falls with it. Others show that the experiment can tell the
     /// difference, or what the claim is silent about.

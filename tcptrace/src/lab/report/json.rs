@@ -6,7 +6,11 @@ use tcptrace_model::Finding;
 
 use super::{Ending, Report};
 use crate::{
-    lab::{log::Step, reading::Reading},
+    lab::{
+        log::Step,
+        reading::{Reading, Source, Verdict},
+        value::{Expected, Value},
+    },
     render::{Render, json::Json},
 };
 
@@ -18,16 +22,18 @@ struct Line<'a> {
     claims: &'a [String],
     title: &'a str,
     says: &'a str,
-    /// `holds`, `holds_only_if`, `does_not_hold`, `undecided`.
-    verdict: Verdict,
+    /// `holds`, `holds_only_if`, `does_not_hold`; `null` when it could not be decided.
+    verdict: Option<&'static str>,
     /// What was expected of this kernel, likewise.
-    expected: Verdict,
+    expected: Option<&'static str>,
+    /// On what it holds.
+    condition: Option<&'a str>,
     as_expected: bool,
     /// `played`, `failed`, `skipped`, `interrupted`.
     ending: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
-    measured: &'a [Reading],
+    measured: Vec<ReadingLine<'a>>,
     evidence: Vec<Box<RawValue>>,
     steps: Vec<StepLine<'a>>,
     notes: &'a [String],
@@ -37,10 +43,19 @@ struct Line<'a> {
 }
 
 #[derive(Serialize)]
-struct Verdict {
-    word: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    condition: Option<String>,
+struct ReadingLine<'a> {
+    what: &'a str,
+    /// As text; `null` where the claim has no say.
+    claimed: Option<&'a Expected>,
+    decisive: bool,
+    /// As text.
+    expected: &'a Expected,
+    /// A number (times in ns), a fact, a name, or a list of names.
+    measured: &'a Value,
+    /// The same as text.
+    told: String,
+    source: Source,
+    met: bool,
 }
 
 #[derive(Serialize)]
@@ -69,12 +84,13 @@ pub fn line(report: &Report, clock_offset_ns: i64) -> anyhow::Result<String> {
         claims: &task.claims,
         title: &task.title,
         says: &task.says,
-        verdict: Verdict::of(report.verdict()),
-        expected: Verdict::of(report.expected_verdict()),
+        verdict: report.verdict().as_ref().map(word),
+        expected: report.expected_verdict().as_ref().map(word),
+        condition: task.condition.as_deref(),
         as_expected: report.is_as_expected(),
         ending,
         reason,
-        measured: &report.readings,
+        measured: report.readings.iter().map(ReadingLine::from).collect(),
         evidence: evidence(&report.evidence, clock_offset_ns)?,
         steps: report
             .steps
@@ -91,16 +107,35 @@ pub fn line(report: &Report, clock_offset_ns: i64) -> anyhow::Result<String> {
     })?)
 }
 
-impl Verdict {
-    fn of(verdict: Option<crate::lab::reading::Verdict>) -> Self {
-        use crate::lab::reading::Verdict as Of;
-        let (word, condition) = match verdict {
-            Some(Of::Holds) => ("holds", None),
-            Some(Of::HoldsOnlyIf(condition)) => ("holds_only_if", Some(condition)),
-            Some(Of::DoesNotHold) => ("does_not_hold", None),
-            None => ("undecided", None),
-        };
-        Self { word, condition }
+impl<'a> From<&'a Reading> for ReadingLine<'a> {
+    fn from(reading: &'a Reading) -> Self {
+        let Reading {
+            what,
+            claimed,
+            decisive,
+            expected,
+            measured,
+            source,
+            met,
+        } = reading;
+        Self {
+            what,
+            claimed: claimed.as_ref(),
+            decisive: *decisive,
+            expected,
+            measured,
+            told: measured.to_string(),
+            source: *source,
+            met: *met,
+        }
+    }
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Holds => "holds",
+        Verdict::HoldsOnlyIf(_) => "holds_only_if",
+        Verdict::DoesNotHold => "does_not_hold",
     }
 }
 
