@@ -27,6 +27,7 @@ mod kernel_pages;
 mod kernel_table;
 mod kernel_text;
 mod kernel_trace;
+mod lab;
 mod lines;
 mod losses;
 mod netns;
@@ -145,6 +146,7 @@ fn main() -> ExitCode {
         // Each of the first two has a test that waits for a minute: it does so beside the others.
         time_waits::scenarios(),
         failures::scenarios(),
+        lab::scenarios(),
         stories::scenarios(),
         bench::scenarios(),
         bind_rules::scenarios(),
