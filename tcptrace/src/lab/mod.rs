@@ -22,3 +22,4 @@ mod sys;
 pub mod tuple;
 pub mod value;
 pub mod watch;
+pub mod wire;
