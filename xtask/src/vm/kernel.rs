@@ -16,9 +16,9 @@ use crate::{
 const FLAVOUR: &str = "cloud-amd64";
 
 /// What a user of sock_diag needs (`ss` and the tracer's snapshot of existing sockets), in the order of
-/// loading, and the interface that the tests of bind() make. On a whole system the kernel loads them when
-/// they are first asked for.
-const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "dummy"];
+/// loading, the interface that the tests of bind() make, and that of the scripted peer. On a whole system
+/// the kernel loads them when they are first asked for.
+const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "dummy", "tun"];
 
 /// A kernel to boot.
 pub(super) struct Kernel {

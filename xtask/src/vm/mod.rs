@@ -29,7 +29,7 @@ const NO_MACHINE: u8 = 125;
 /// Run a command under a stock Debian kernel in QEMU, and bring back its output and exit status.
 ///
 /// The guest has tcptrace, the live test suite (as `live`) and busybox in its PATH, and nothing else;
-/// of the kernel's modules only those of sock_diag, and dummy interfaces.
+/// of the kernel's modules only those of sock_diag, and dummy and TUN interfaces.
 /// QEMU, the kernel and busybox are fetched once from Debian's archive into .toolchain. The console
 /// of each run is kept below target/vm.
 ///
