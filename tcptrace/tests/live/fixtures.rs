@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::endings::{expect_fin, expect_reset};
 use crate::event::State;
-use crate::peer::{self, Flags, Odd, Peer};
+use crate::peer::{self, Flags, Odd, Wire};
 use crate::puppet::Puppet;
 use crate::sockets::{Family, Socket};
 use crate::tracer::{self, Tracer};
@@ -136,9 +136,8 @@ fn client_first(stage: &Stage) -> Result<()> {
 }
 
 fn simultaneous(stage: &Stage) -> Result<()> {
-    peer::set_up()?;
     stage.record(|| {
-        let mut peer = Peer::server(stage.port)?;
+        let mut peer = Wire::default().server(stage.port)?;
         sys::name_this_thread(c"client")?;
         let client = Socket::new(false)?;
         client.set_nonblocking()?;

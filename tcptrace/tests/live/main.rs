@@ -51,6 +51,7 @@ mod told;
 mod tracefs;
 mod tracer;
 mod uncertain;
+mod wire;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,6 +72,10 @@ pub(crate) enum Needs {
     KernelTrace,
     /// The tracer, too.
     Tracer,
+    /// Root, and TUN devices.
+    Tun,
+    /// The tracer, and a TUN device for a scripted peer.
+    Peer,
     /// The tracer and a cgroup2 hierarchy.
     Cgroup,
     /// The tracer, and a kernel that destroys sockets when asked to.
@@ -110,6 +115,7 @@ struct Obstacles {
     root: Option<String>,
     kernel_trace: Option<String>,
     tracer: Option<String>,
+    tun: Option<String>,
     cgroup: Option<String>,
     sock_destroy: Option<String>,
 }
@@ -165,6 +171,7 @@ fn main() -> ExitCode {
         stuck::scenarios(),
         uncertain::scenarios(),
         replay::scenarios(),
+        wire::scenarios(),
     ];
     let trials = trials
         .into_iter()
@@ -184,6 +191,7 @@ impl Obstacles {
                 root: Some(reason.clone()),
                 kernel_trace: Some(reason.clone()),
                 tracer: Some(reason.clone()),
+                tun: Some(reason.clone()),
                 cgroup: Some(reason.clone()),
                 sock_destroy: Some(reason),
             };
@@ -204,6 +212,15 @@ impl Obstacles {
         }) {
             eprintln!("live tests of the tracer skipped: {reason}");
             obstacles.tracer = Some(reason);
+        }
+        match peer::obstacle() {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                eprintln!("live tests with a scripted peer skipped: {reason}");
+                obstacles.tun = Some(reason);
+            }
+            // Not a reason to skip: each test will fail with it.
+            Err(error) => eprintln!("live tests: {error:#}"),
         }
         if let Err(error) = cgroup::mount_point() {
             eprintln!("live tests with control groups skipped: {error:#}");
@@ -227,6 +244,12 @@ impl Obstacles {
             Needs::Root => self.root.as_ref(),
             Needs::KernelTrace => self.kernel_trace.as_ref(),
             Needs::Tracer => self.kernel_trace.as_ref().or(self.tracer.as_ref()),
+            Needs::Tun => self.root.as_ref().or(self.tun.as_ref()),
+            Needs::Peer => self
+                .kernel_trace
+                .as_ref()
+                .or(self.tracer.as_ref())
+                .or(self.tun.as_ref()),
             Needs::Cgroup => self
                 .kernel_trace
                 .as_ref()

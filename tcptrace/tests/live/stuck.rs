@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use crate::endings::expect_fin;
 use crate::event::State;
 use crate::lines::Report;
-use crate::peer::{self, Peer};
+use crate::peer::{self, Wire};
 use crate::sockets::{Family, Pair, Socket};
 use crate::tracer::Tracer;
-use crate::{Scenario, kernel_table, netns, ports};
+use crate::{Needs, Scenario, kernel_table, netns, ports};
 
 /// As `--stuck-after` takes it.
 const AFTER: &str = "1";
@@ -19,15 +19,14 @@ const AFTER_NS: u64 = 1_000_000_000;
 const HELD: Duration = Duration::from_millis(2_500);
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    vec![Scenario::new(
-        "stuck: who does not close, and who is not answered",
-        told,
-    )]
+    vec![
+        Scenario::new("stuck: who does not close, and who is not answered", told)
+            .needing(Needs::Peer),
+    ]
 }
 
 fn told() -> Result<()> {
     netns::with_new(|_| {
-        peer::set_up()?;
         let [port, open, silent] = [ports::next(), ports::next(), ports::next()];
         let tracer = Tracer::json(&["--stuck-after", AFTER])?;
         let listener = Family::V4.listener(port)?;
@@ -40,7 +39,7 @@ fn told() -> Result<()> {
         // Nothing is wrong with a connection that is open for long, or with a listener.
         let other = Family::V4.listener(open)?;
         let idle = Family::V4.pair(&other, open)?;
-        let mut unanswered = Peer::server(silent)?;
+        let mut unanswered = Wire::default().server(silent)?;
         let connecting = Socket::new(false)?;
         connecting.set_nonblocking()?;
         // In progress, which is an error by name.

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -231,22 +231,6 @@ pub(crate) fn loopback_index() -> Result<i32> {
     Ok(i32::try_from(index)?)
 }
 
-/// Gives loopback one more address, of this host alone.
-pub(crate) fn add_address(address: Ipv4Addr) -> Result<()> {
-    let control = interface_control()?;
-    // A second address needs a label of its own.
-    let mut request = interface(b"lo:1")?;
-    for (call, value) in [
-        (libc::SIOCSIFADDR, address),
-        (libc::SIOCSIFNETMASK, Ipv4Addr::BROADCAST),
-    ] {
-        request.ifr_ifru.ifru_addr = socket_address(value);
-        // SAFETY: the request names its interface with a NUL and outlives the call.
-        check(unsafe { libc::ioctl(control.as_raw_fd(), call, &raw mut request) })?;
-    }
-    Ok(())
-}
-
 /// Gives loopback one more IPv6 address, of this host alone.
 pub(crate) fn add_address_v6(address: Ipv6Addr) -> Result<()> {
     let control = socket(libc::AF_INET6, libc::SOCK_DGRAM)?;
@@ -263,20 +247,6 @@ pub(crate) fn add_address_v6(address: Ipv6Addr) -> Result<()> {
     Ok(())
 }
 
-/// Makes packets to this address leave through loopback, though no host has it.
-pub(crate) fn add_host_route(address: Ipv4Addr) -> Result<()> {
-    let control = interface_control()?;
-    // SAFETY: rtentry is plain integers and pointers, for which zero is a valid value.
-    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
-    route.rt_dst = socket_address(address);
-    route.rt_genmask = socket_address(Ipv4Addr::BROADCAST);
-    route.rt_flags = libc::RTF_UP | libc::RTF_HOST;
-    route.rt_dev = c"lo".as_ptr().cast_mut();
-    // SAFETY: the kernel reads the request and the name that it points to, which outlive the call.
-    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCADDRT, &raw mut route) })?;
-    Ok(())
-}
-
 fn interface_control() -> Result<OwnedFd> {
     socket(libc::AF_INET, libc::SOCK_DGRAM).context("no socket for interface calls")
 }
@@ -290,18 +260,6 @@ fn interface(name: &[u8]) -> Result<libc::ifreq> {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
     Ok(request)
-}
-
-fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
-    let mut data = [0; 14];
-    // After the port (sockaddr_in has it first).
-    for (to, from) in data[2..].iter_mut().zip(address.octets()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    libc::sockaddr {
-        sa_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default(),
-        sa_data: data,
-    }
 }
 
 /// Whether the running kernel is of this version or a later one; not if it does not say.

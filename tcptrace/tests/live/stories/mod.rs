@@ -17,19 +17,20 @@ use self::verdict::End;
 use crate::event::{self, Life, State};
 use crate::kernel_trace::KernelTrace;
 use crate::lines::Report;
+use crate::peer::Wire;
 use crate::sockets::Family;
 use crate::told::Connection;
 use crate::tracer::Tracer;
-use crate::{Needs, Scenario, compare, hidden, kernel_table, netns, peer, ports};
+use crate::{Needs, Scenario, compare, hidden, kernel_table, netns, ports};
 
 /// How long a connection is held half closed.
 const HELD: Duration = Duration::from_millis(150);
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("stories: connections that time out", timeouts::all),
+        Scenario::new("stories: connections that time out", timeouts::all).needing(Needs::Peer),
         Scenario::new("stories: how connections close", closes::all),
-        Scenario::new("stories: with a scripted peer", scripted::all),
+        Scenario::new("stories: with a scripted peer", scripted::all).needing(Needs::Peer),
         Scenario::new("stories: processes that end", processes::all),
         Scenario::new(
             "stories: accepted by a child of the listener",
@@ -55,6 +56,8 @@ struct Stage {
     family: Family,
     /// The server's port.
     port: u16,
+    /// To a scripted peer.
+    wire: Wire,
     /// From when until when a connection was half closed, by the test's own clock.
     half_closed: Cell<Option<(Duration, Duration)>>,
 }
@@ -66,10 +69,11 @@ struct Played {
 }
 
 impl Stage {
-    fn new(family: Family) -> Self {
+    fn new(family: Family, wire: &Wire) -> Self {
         Self {
             family,
             port: ports::next(),
+            wire: wire.clone(),
             half_closed: Cell::new(None),
         }
     }
@@ -90,10 +94,11 @@ impl Stage {
 fn in_turn(scenes: &'static [Scene], families: &[Family]) -> Result<()> {
     let families = families.to_vec();
     traced(move || {
+        let wire = Wire::default();
         let mut played = Vec::new();
         for family in families {
             for scene in scenes {
-                let stage = Stage::new(family);
+                let stage = Stage::new(family, &wire);
                 (scene.play)(&stage)
                     .with_context(|| format!("{}, {}", scene.name, family.name()))?;
                 played.push(Played { scene, stage });
@@ -106,12 +111,13 @@ fn in_turn(scenes: &'static [Scene], families: &[Family]) -> Result<()> {
 /// Plays all scenes at the same time, with IPv4.
 fn at_once(scenes: &'static [Scene]) -> Result<()> {
     traced(move || {
+        let wire = &Wire::default();
         std::thread::scope(|scope| {
             let threads: Vec<_> = scenes
                 .iter()
                 .map(|scene| {
                     scope.spawn(move || {
-                        let stage = Stage::new(Family::V4);
+                        let stage = Stage::new(Family::V4, wire);
                         (scene.play)(&stage).with_context(|| scene.name)?;
                         Ok(Played { scene, stage })
                     })
@@ -129,10 +135,9 @@ fn at_once(scenes: &'static [Scene]) -> Result<()> {
     })
 }
 
-/// Traces what `play` plays, in a namespace of its own with a way to a scripted peer.
+/// Traces what `play` plays, in a namespace of its own.
 fn traced(play: impl FnOnce() -> Result<Vec<Played>> + Send) -> Result<()> {
     netns::with_new(|netns| {
-        peer::set_up()?;
         let mut kernel = KernelTrace::start()?;
         let tracer = Tracer::json(&[])?;
         let played = play()?;

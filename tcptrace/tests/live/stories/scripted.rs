@@ -160,7 +160,7 @@ const SCENES: &[Scene] = &[
     Scene {
         name: "refused by a reset",
         play: |stage| {
-            let mut peer = Peer::server(stage.port)?;
+            let mut peer = stage.wire.server(stage.port)?;
             let socket = begin_connect(stage.port)?;
             peer.await_syn()?;
             peer.send(Flags::RST | Flags::ACK)?;
@@ -178,7 +178,7 @@ const SCENES: &[Scene] = &[
     Scene {
         name: "given up before an answer",
         play: |stage| {
-            let mut peer = Peer::server(stage.port)?;
+            let mut peer = stage.wire.server(stage.port)?;
             let socket = begin_connect(stage.port)?;
             peer.await_syn()?;
             drop(socket);
@@ -248,19 +248,16 @@ const CROSSED: &[(State, State)] = &[
 impl Stage {
     /// A connection of the peer to a listener of ours, and the peer's port.
     pub(super) fn serve(&self) -> Result<(Peer, Socket, u16)> {
-        let listener = Socket::new(false)?;
-        listener.set_reuse_address(true)?;
-        listener.bind(peer::local(self.port))?;
-        listener.listen(1)?;
+        let listener = self.wire.listener(self.port)?;
         let port = ports::next();
-        let mut peer = Peer::client(self.port, port)?;
+        let mut peer = self.wire.client(self.port, port)?;
         peer.connect()?;
         Ok((peer, listener.accept()?, port))
     }
 
     /// A connection of ours to the peer.
     pub(super) fn connect(&self) -> Result<(Peer, Socket)> {
-        let mut peer = Peer::server(self.port)?;
+        let mut peer = self.wire.server(self.port)?;
         let socket = begin_connect(self.port)?;
         peer.accept()?;
         let port = socket.local_port()?;

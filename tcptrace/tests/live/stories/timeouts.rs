@@ -9,7 +9,7 @@ use super::verdict::{client, server};
 use super::{Scene, at_once};
 use crate::endings::expect_fin;
 use crate::event::State;
-use crate::peer::{Flags, Peer};
+use crate::peer::Flags;
 use crate::sockets::Socket;
 use crate::{kernel_table, netns};
 
@@ -23,7 +23,7 @@ const SCENES: &[Scene] = &[
         name: "no answer to the SYN",
         play: |stage| {
             netns::set_sysctl("ipv4/tcp_syn_retries", "1")?;
-            let mut peer = Peer::server(stage.port)?;
+            let mut peer = stage.wire.server(stage.port)?;
             let socket = begin_connect(stage.port)?;
             peer.await_syn()?;
             expect_timeout(&socket, libc::ETIMEDOUT)

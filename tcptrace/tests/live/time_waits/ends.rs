@@ -8,7 +8,7 @@ use super::expected::{Expected, Phases, check_all};
 use super::observers::Observers;
 use crate::endings::{expect_fin, expect_reset};
 use crate::event::State;
-use crate::peer::{self, Flags, Odd, Peer};
+use crate::peer::{Flags, Odd, Peer, Wire};
 use crate::sockets::{Family, Pair, Socket};
 use crate::{kernel_table, netns, ports, sock_diag};
 
@@ -19,7 +19,15 @@ const REUSABLE: Duration = Duration::from_millis(1100);
 /// The kernel's choice of ports in a new network namespace.
 const AUTOMATIC_PORTS: &str = "32768 60999";
 
-type Scene = (&'static str, fn(&str) -> Result<Expected>);
+type Scene = (&'static str, fn(&Stage) -> Result<Expected>);
+
+/// Where a scene is played.
+struct Stage {
+    /// The scene's.
+    name: &'static str,
+    /// To a scripted peer.
+    wire: Wire,
+}
 
 const SCENES: &[Scene] = &[
     ("connect() from the same port", reused_by_bound_connect),
@@ -55,11 +63,15 @@ pub(super) fn destroyed() -> Result<()> {
 fn played(scenes: &[Scene]) -> Result<()> {
     let scenes = scenes.to_vec();
     netns::with_new(move |_| {
-        peer::set_up()?;
+        let wire = Wire::default();
         let observers = Observers::here()?;
         let mut expected = Vec::new();
         for (name, play) in scenes {
-            expected.push(play(name).context(name)?);
+            let stage = Stage {
+                name,
+                wire: wire.clone(),
+            };
+            expected.push(play(&stage).context(name)?);
         }
         observers.check(|observed| check_all(&expected, observed))
     })
@@ -202,7 +214,7 @@ fn reset_pair(client: Socket, server: &Socket) -> Result<()> {
     expect_reset(server)
 }
 
-fn reused_by_bound_connect(name: &str) -> Result<Expected> {
+fn reused_by_bound_connect(stage: &Stage) -> Result<Expected> {
     let TimeWaiting {
         listener,
         client_port,
@@ -213,7 +225,7 @@ fn reused_by_bound_connect(name: &str) -> Result<Expected> {
     let again = bound(client_port)?;
     let ending = Instant::now();
     again.connect(Family::V4.connects_to(port))?;
-    let expected = phases.ended(name, (client_port, port), "reused_by_connect", ending);
+    let expected = phases.ended(stage.name, (client_port, port), "reused_by_connect", ending);
     let recycled = kernel_table::counter("TWRecycled")? - recycled;
     ensure!(recycled == 1, "the kernel counted {recycled} recycled");
     reset_pair(again, &listener.accept()?)?;
@@ -222,7 +234,7 @@ fn reused_by_bound_connect(name: &str) -> Result<Expected> {
 
 /// The server has not closed yet: it answers the new SYN with an ACK, the client that with a RST, and
 /// the SYN is sent again a second later.
-fn reused_in_fin_wait2(name: &str) -> Result<Expected> {
+fn reused_in_fin_wait2(stage: &Stage) -> Result<Expected> {
     let Closed {
         listener,
         client_port,
@@ -237,7 +249,7 @@ fn reused_in_fin_wait2(name: &str) -> Result<Expected> {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         result => anyhow::bail!("the old server must answer first, but: {result:?}"),
     }
-    let expected = phases.ended(name, (client_port, port), "reused_by_connect", ending);
+    let expected = phases.ended(stage.name, (client_port, port), "reused_by_connect", ending);
     let reset = listener.accept()?;
     drop(other);
     again.set_blocking()?;
@@ -245,7 +257,7 @@ fn reused_in_fin_wait2(name: &str) -> Result<Expected> {
     Ok(expected.by_us())
 }
 
-fn reused_by_automatic_port(name: &str) -> Result<Expected> {
+fn reused_by_automatic_port(stage: &Stage) -> Result<Expected> {
     let (only, port) = (ports::next(), ports::next());
     netns::set_sysctl("ipv4/ip_local_port_range", &format!("{only} {only}"))?;
     netns::set_sysctl("ipv4/tcp_tw_reuse", "1")?;
@@ -263,14 +275,14 @@ fn reused_by_automatic_port(name: &str) -> Result<Expected> {
     std::thread::sleep(REUSABLE);
     let ending = Instant::now();
     let Pair { client, server } = Family::V4.pair(&listener, port)?;
-    let expected = phases.ended(name, (only, port), "reused_by_connect", ending);
+    let expected = phases.ended(stage.name, (only, port), "reused_by_connect", ending);
     reset_pair(client, &server)?;
     netns::set_sysctl("ipv4/ip_local_port_range", AUTOMATIC_PORTS)?;
     Ok(expected.by_us())
 }
 
 /// The client has no TIME_WAIT, so it may use its port at once; the server's end has.
-fn reused_by_syn_of_client(name: &str) -> Result<Expected> {
+fn reused_by_syn_of_client(stage: &Stage) -> Result<Expected> {
     let TimeWaiting {
         listener,
         client_port,
@@ -280,7 +292,7 @@ fn reused_by_syn_of_client(name: &str) -> Result<Expected> {
     let again = bound(client_port)?;
     let ending = Instant::now();
     again.connect(Family::V4.connects_to(port))?;
-    let expected = phases.ended(name, (port, client_port), "reused_by_syn", ending);
+    let expected = phases.ended(stage.name, (port, client_port), "reused_by_syn", ending);
     reset_pair(again, &listener.accept()?)?;
     Ok(expected)
 }
@@ -296,8 +308,8 @@ struct Served {
 }
 
 impl Served {
-    fn new(timestamps: bool) -> Result<Self> {
-        let (mut served, socket, began) = Self::open(timestamps)?;
+    fn new(wire: &Wire, timestamps: bool) -> Result<Self> {
+        let (mut served, socket, began) = Self::open(wire, timestamps)?;
         drop(socket);
         served.peer.expect(Flags::FIN | Flags::ACK)?;
         served.peer.send(Flags::ACK)?;
@@ -307,13 +319,10 @@ impl Served {
         Ok(served)
     }
 
-    fn open(timestamps: bool) -> Result<(Self, Socket, Instant)> {
+    fn open(wire: &Wire, timestamps: bool) -> Result<(Self, Socket, Instant)> {
         let [port, peer_port] = [ports::next(), ports::next()];
-        let listener = Socket::new(false)?;
-        listener.set_reuse_address(true)?;
-        listener.bind(peer::local(port))?;
-        listener.listen(1)?;
-        let mut peer = Peer::client(port, peer_port)?;
+        let listener = wire.listener(port)?;
+        let mut peer = wire.client(port, peer_port)?;
         if !timestamps {
             peer = peer.without_timestamps();
         }
@@ -330,8 +339,8 @@ impl Served {
         Ok((served, socket, began))
     }
 
-    fn in_time_wait(timestamps: bool) -> Result<Self> {
-        let mut served = Self::new(timestamps)?;
+    fn in_time_wait(wire: &Wire, timestamps: bool) -> Result<Self> {
+        let mut served = Self::new(wire, timestamps)?;
         let began = Instant::now();
         served.peer.send(Flags::FIN | Flags::ACK)?;
         kernel_table::wait_for_state(served.port, served.peer_port, State::TIME_WAIT)?;
@@ -349,43 +358,45 @@ impl Served {
     }
 }
 
-fn reused_by_syn_of_peer(name: &str) -> Result<Expected> {
+fn reused_by_syn_of_peer(stage: &Stage) -> Result<Expected> {
     // Older than what it has acknowledged, but with a newer timestamp.
-    syn_of_peer(name, true, u32::MAX - 1000)
+    syn_of_peer(stage, true, -1001)
 }
 
-fn reused_by_syn_without_timestamps(name: &str) -> Result<Expected> {
-    syn_of_peer(name, false, 1000)
+fn reused_by_syn_without_timestamps(stage: &Stage) -> Result<Expected> {
+    syn_of_peer(stage, false, 1000)
 }
 
-fn syn_of_peer(name: &str, timestamps: bool, beyond: u32) -> Result<Expected> {
-    let mut served = Served::in_time_wait(timestamps)?;
+fn syn_of_peer(stage: &Stage, timestamps: bool, beyond: i32) -> Result<Expected> {
+    let mut served = Served::in_time_wait(&stage.wire, timestamps)?;
     let ending = Instant::now();
-    served.peer.send_new_syn(beyond)?;
+    served.peer.new_syn(beyond, 1)?;
     served.peer.expect(Flags::SYN | Flags::ACK)?;
     let ports = (served.port, served.peer_port);
-    let expected = served.phases.ended(name, ports, "reused_by_syn", ending);
+    let expected = served
+        .phases
+        .ended(stage.name, ports, "reused_by_syn", ending);
     served.peer.send(Flags::RST | Flags::ACK)?;
     drop(served.listener);
     Ok(expected)
 }
 
-fn reset(name: &str) -> Result<Expected> {
-    let mut served = Served::in_time_wait(true)?;
+fn reset(stage: &Stage) -> Result<Expected> {
+    let mut served = Served::in_time_wait(&stage.wire, true)?;
     let ending = Instant::now();
     served.peer.send(Flags::RST)?;
-    served.ended(name, "reset", ending)
+    served.ended(stage.name, "reset", ending)
 }
 
-fn reset_in_fin_wait2(name: &str) -> Result<Expected> {
-    let mut served = Served::new(true)?;
+fn reset_in_fin_wait2(stage: &Stage) -> Result<Expected> {
+    let mut served = Served::new(&stage.wire, true)?;
     let ending = Instant::now();
     served.peer.send(Flags::RST)?;
-    served.ended(name, "reset", ending)
+    served.ended(stage.name, "reset", ending)
 }
 
-fn reset_after_rearm(name: &str) -> Result<Expected> {
-    let mut served = Served::in_time_wait(true)?;
+fn reset_after_rearm(stage: &Stage) -> Result<Expected> {
+    let mut served = Served::in_time_wait(&stage.wire, true)?;
     let again = Odd {
         sequence: -1,
         ..Odd::default()
@@ -396,15 +407,15 @@ fn reset_after_rearm(name: &str) -> Result<Expected> {
     std::thread::sleep(HELD);
     let ending = Instant::now();
     served.peer.send(Flags::RST)?;
-    let expected = served.ended(name, "reset", ending)?;
+    let expected = served.ended(stage.name, "reset", ending)?;
     Ok(Expected {
         rearmed: 1,
         ..expected
     })
 }
 
-fn reset_after_closing(name: &str) -> Result<Expected> {
-    let (mut served, socket, _) = Served::open(true)?;
+fn reset_after_closing(stage: &Stage) -> Result<Expected> {
+    let (mut served, socket, _) = Served::open(&stage.wire, true)?;
     drop(socket);
     served.peer.send(Flags::FIN | Flags::ACK)?;
     kernel_table::wait_for_state(served.port, served.peer_port, State::CLOSING)?;
@@ -417,53 +428,62 @@ fn reset_after_closing(name: &str) -> Result<Expected> {
     std::thread::sleep(HELD);
     let ending = Instant::now();
     served.peer.send(Flags::RST)?;
-    Ok(served.ended(name, "reset", ending)?.without_fin_wait2())
+    Ok(served
+        .ended(stage.name, "reset", ending)?
+        .without_fin_wait2())
 }
 
-fn data(name: &str) -> Result<Expected> {
-    let mut served = Served::new(true)?;
+fn data(stage: &Stage) -> Result<Expected> {
+    let mut served = Served::new(&stage.wire, true)?;
     let ending = Instant::now();
     served.peer.send_data(Flags::ACK, b"too late")?;
     served.peer.expect(Flags::RST)?;
-    served.ended(name, "data_after_close", ending)
+    served.ended(stage.name, "data_after_close", ending)
 }
 
-fn data_of_client(name: &str) -> Result<Expected> {
+fn data_of_client(stage: &Stage) -> Result<Expected> {
     let closed = Closed::new(true)?;
     let ports = (closed.port, closed.client_port);
     let ending = Instant::now();
     closed.other.send(b"too late")?;
     drop(closed.listener);
     kernel_table::wait_until_gone(&[closed.client_port])?;
-    Ok(closed.phases.ended(name, ports, "data_after_close", ending))
+    Ok(closed
+        .phases
+        .ended(stage.name, ports, "data_after_close", ending))
 }
 
-fn fin_with_data(name: &str) -> Result<Expected> {
-    let mut served = Served::new(true)?;
+fn fin_with_data(stage: &Stage) -> Result<Expected> {
+    let mut served = Served::new(&stage.wire, true)?;
     let ending = Instant::now();
     served
         .peer
         .send_data(Flags::FIN | Flags::ACK, b"too late")?;
     served.peer.expect(Flags::RST)?;
-    served.ended(name, "data_after_close", ending)
+    served.ended(stage.name, "data_after_close", ending)
 }
 
-fn syn_in_fin_wait2(name: &str) -> Result<Expected> {
-    let mut served = Served::new(true)?;
+fn syn_in_fin_wait2(stage: &Stage) -> Result<Expected> {
+    let mut served = Served::new(&stage.wire, true)?;
     let ending = Instant::now();
-    served.peer.send_new_syn(1000)?;
+    served.peer.new_syn(1000, 1)?;
     served.peer.expect(Flags::RST | Flags::ACK)?;
-    served.ended(name, "data_after_close", ending)
+    served.ended(stage.name, "data_after_close", ending)
 }
 
-fn destroyed_in_time_wait(name: &str) -> Result<Expected> {
+fn destroyed_in_time_wait(stage: &Stage) -> Result<Expected> {
     let waiting = Closed::new(false)?.into_time_wait()?;
-    destroy(name, waiting.client_port, waiting.port, waiting.phases)
+    destroy(
+        stage.name,
+        waiting.client_port,
+        waiting.port,
+        waiting.phases,
+    )
 }
 
-fn destroyed_in_fin_wait2(name: &str) -> Result<Expected> {
+fn destroyed_in_fin_wait2(stage: &Stage) -> Result<Expected> {
     let closed = Closed::new(false)?;
-    destroy(name, closed.client_port, closed.port, closed.phases)
+    destroy(stage.name, closed.client_port, closed.port, closed.phases)
 }
 
 fn destroy(name: &str, lport: u16, rport: u16, phases: Phases) -> Result<Expected> {

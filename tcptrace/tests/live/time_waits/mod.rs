@@ -17,8 +17,8 @@ use crate::{Needs, Scenario};
 pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![
         // First, since it takes a minute of waiting, in which the others run.
-        Scenario::new("time_wait: its whole time", whole::all),
-        Scenario::new("time_wait: what ends it", ends::all),
+        Scenario::new("time_wait: its whole time", whole::all).needing(Needs::Peer),
+        Scenario::new("time_wait: what ends it", ends::all).needing(Needs::Peer),
         Scenario::new("time_wait: destroyed", ends::destroyed).needing(Needs::SockDestroy),
         Scenario::new("time_wait: never entered", ends::never_entered),
         Scenario::new("time_wait: memory used again", recycled::each_is_itself),

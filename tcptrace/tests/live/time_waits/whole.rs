@@ -9,8 +9,8 @@ use super::observers::{Observed, Observers};
 use super::timers::{Expiries, granularity};
 use crate::endings::expect_fin;
 use crate::event::State;
-use crate::peer::{self, Flags, Odd, Peer};
-use crate::sockets::{Family, Pair, Socket};
+use crate::peer::{Flags, Odd, Wire};
+use crate::sockets::{Family, Pair};
 use crate::{kernel_table, lines, netns, ports};
 
 /// TCP_TIMEWAIT_LEN (include/net/tcp.h, v6.18).
@@ -123,12 +123,10 @@ fn ordinary(family: Family, port: u16) -> Result<Vec<Left>> {
 
 /// The peer sends its FIN again, as it does when our ACK is lost: the 60 s begin anew.
 fn fin_again(port: u16) -> Result<Vec<Left>> {
-    peer::set_up()?;
-    let listener = Socket::new(false)?;
-    listener.bind(peer::local(port))?;
-    listener.listen(1)?;
+    let wire = Wire::default();
+    let listener = wire.listener(port)?;
     let peer_port = ports::next();
-    let mut peer = Peer::client(port, peer_port)?;
+    let mut peer = wire.client(port, peer_port)?;
     peer.connect()?;
     let socket = listener.accept()?;
     drop(listener);
