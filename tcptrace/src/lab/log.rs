@@ -31,6 +31,11 @@ impl Log {
         }
     }
 
+    /// How long ago it began.
+    pub(super) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// One more.
     pub(super) fn add(&self, what: impl fmt::Display) {
         self.lock().push(Step {

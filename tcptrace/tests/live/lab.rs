@@ -22,7 +22,9 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         Scenario::new("lab: the kernel does what every experiment expects", all),
         Scenario::new("lab: every expectation can fail", contradicted),
         Scenario::new("lab: as text", text),
-        Scenario::new("lab: ctrl-c leaves nothing behind", || left_behind(libc::SIGINT)),
+        Scenario::new("lab: ctrl-c leaves nothing behind", || {
+            left_behind(libc::SIGINT)
+        }),
         Scenario::new("lab: killed, it leaves nothing behind", || {
             left_behind(libc::SIGKILL)
         }),
@@ -67,7 +69,9 @@ fn table_is_true(reports: &[Value]) -> Result<()> {
         .find_map(|line| line.strip_prefix("Measured on Linux ")?.strip_suffix('.'))
         .context("docs/lab.md does not say on which kernel its table was made")?;
     if !kernel.starts_with(&format!("{made_on}.")) {
-        eprintln!("docs/lab.md was made on {made_on}: its verdicts are not compared with those of {kernel}");
+        eprintln!(
+            "docs/lab.md was made on {made_on}: its verdicts are not compared with those of {kernel}"
+        );
         return Ok(());
     }
     for report in reports {

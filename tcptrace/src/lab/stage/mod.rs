@@ -5,6 +5,7 @@ mod findings;
 mod kernel;
 mod namespace;
 mod reading;
+mod wire;
 
 use std::{
     cell::Cell,
@@ -60,6 +61,7 @@ pub struct Stage {
     /// Every expectation is turned into a wrong one.
     contradict: bool,
     addresses: Cell<u8>,
+    wires: Vec<wire::Wire>,
 }
 
 /// What is left of a stage when its experiment is over.
@@ -97,7 +99,7 @@ impl Stage {
         Played {
             readings: self.readings,
             shown: self.shown,
-            steps: self.log.steps(),
+            steps: wire::with_segments(self.log.steps(), &self.wires),
         }
     }
 

@@ -63,6 +63,7 @@ impl Setting {
             shown: Vec::new(),
             contradict: self.contradict,
             addresses: Cell::new(0),
+            wires: Vec::new(),
         })
     }
 }
