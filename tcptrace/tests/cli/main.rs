@@ -57,6 +57,54 @@ fn what_explain_cannot_bind_is_wrong_usage() {
 }
 
 #[test]
+fn the_lab_is_listed_without_privileges() {
+    let text = tcptrace(&["lab", "list"]);
+    text.assert_status(0);
+    assert!(
+        text.stdout.lines().any(|line| line.starts_with("A1 ")),
+        "{}",
+        text.stdout
+    );
+    let json = tcptrace(&["lab", "list", "--json"]);
+    json.assert_status(0);
+    assert_eq!(json.stdout.lines().count(), text.stdout.lines().count());
+    for line in json.stdout.lines() {
+        let listed: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            listed["claims"]
+                .as_array()
+                .is_some_and(|all| !all.is_empty()),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn what_the_lab_cannot_play_is_wrong_usage() {
+    for (arguments, said) in [
+        (&["lab"][..], "Usage"),
+        (&["lab", "run"], "ID|NAME|FILE"),
+        (&["lab", "run", "A99"], "tcptrace lab list"),
+        (&["lab", "run", "no-such-file.toml"], "no-such-file.toml"),
+        (&["lab", "run", "--all", "A1"], "--all"),
+        (&["lab", "run", "A1", "--calls", "off"], "--calls off"),
+        (&["lab", "run", "A1", "-j", "0"], "0"),
+    ] {
+        let run = tcptrace(arguments);
+        run.assert_status(WRONG_USAGE);
+        assert!(run.stderr.contains(said), "{arguments:?}: {}", run.stderr);
+        assert!(run.stdout.is_empty(), "{arguments:?}: {}", run.stdout);
+    }
+}
+
+#[test]
+fn the_lab_needs_privileges() {
+    let run = unprivileged(&["lab", "run", "A1"]);
+    run.assert_status(NOT_ALLOWED);
+    assert!(run.stderr.contains("sudo"), "{}", run.stderr);
+}
+
+#[test]
 fn explain_answers_without_privileges_and_says_what_to_type() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let place = listener.local_addr().expect("it is bound").to_string();
