@@ -203,6 +203,9 @@ pub mod filter {
     pub const CGROUP: u32 = 1 << 6;
     /// The socket's family is [`super::Config::family`].
     pub const FAMILY: u32 = 1 << 7;
+    /// The socket lives in one of the network namespaces that user space keeps in a table, which may
+    /// change while the programs run.
+    pub const NETNS_SET: u32 = 1 << 8;
 }
 
 /// What the programs are told before they are loaded.
@@ -286,6 +289,9 @@ pub struct ListenerKey {
     /// Local address in network byte order, IPv4 in the first word; zeros for any address.
     pub address: [u32; 4],
 }
+
+/// How many network namespaces [`filter::NETNS_SET`] may ask for at a time.
+pub const WANTED_NAMESPACES: u32 = 1024;
 
 /// Bytes of one set of ports: a bit for each of 65,536.
 pub const PORT_BITMAP_BYTES: usize = 65_536 / 8;

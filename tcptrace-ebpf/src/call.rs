@@ -26,7 +26,8 @@ const EADDRINUSE: i32 = 98;
 const EADDRNOTAVAIL: i32 = 99;
 
 /// The filters that look at to whom a socket belongs.
-const BY_OWNER: u32 = filter::NETNS | filter::UID | filter::CGROUP | filter::PID;
+const BY_OWNER: u32 =
+    filter::NETNS | filter::NETNS_SET | filter::UID | filter::CGROUP | filter::PID;
 
 /// `sizeof(struct sockaddr_in)` and `SIN6_LEN_RFC2133` of include/uapi/linux/in.h, include/net/ipv6.h
 /// (v6.18): what IPv4 and IPv6 sockets ask for at least.

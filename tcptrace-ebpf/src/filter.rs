@@ -9,7 +9,7 @@ use tcptrace_common::{PORT_BITMAP_BYTES, PortSet, filter};
 use crate::{
     follow,
     kernel::{self, Owner, SockCommon, config},
-    maps::PORTS,
+    maps::{NETNS_WANTED, PORTS},
 };
 
 /// How deep below the wanted cgroup a socket's cgroup may lie.
@@ -55,14 +55,25 @@ pub(crate) fn common_matches(common: &SockCommon, lport: u16) -> Ports {
     }
     let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
     let ports = ports_match(lport, rport);
-    if ports == Ports::No || config!(filters) & filter::NETNS == 0 {
+    if ports == Ports::No || config!(filters) & (filter::NETNS | filter::NETNS_SET) == 0 {
         return ports;
     }
-    if kernel::netns_inode(common.field(config!(offsets.skc_net))) == config!(netns) {
+    if netns_matches(kernel::netns_inode(common.field(config!(offsets.skc_net)))) {
         ports
     } else {
         Ports::No
     }
+}
+
+/// The filters on the network namespace, for one with this inode number.
+#[inline(always)]
+pub(crate) fn netns_matches(netns: u32) -> bool {
+    let filters = config!(filters);
+    if filters & filter::NETNS != 0 && netns != config!(netns) {
+        return false;
+    }
+    // SAFETY: the value is never used, only its presence.
+    filters & filter::NETNS_SET == 0 || unsafe { NETNS_WANTED.get(netns) }.is_some()
 }
 
 /// The port filters. All that are on must match.
@@ -110,10 +121,10 @@ pub(crate) fn socket_matches<C: aya_ebpf::EbpfContext>(ctx: &C, subject: &Subjec
 /// The filters on namespace, user and cgroup.
 #[inline(always)]
 pub(crate) fn owner_matches(netns: u32, owner: Owner) -> bool {
-    let filters = config!(filters);
-    if filters & filter::NETNS != 0 && netns != config!(netns) {
+    if !netns_matches(netns) {
         return false;
     }
+    let filters = config!(filters);
     if filters & filter::UID != 0 && owner.uid != config!(uid) {
         return false;
     }

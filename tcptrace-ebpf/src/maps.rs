@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tcptrace_common::{
     CALLS_UNDER_WAY, Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES, TimerCode,
-    TransitionRecord,
+    TransitionRecord, WANTED_NAMESPACES,
 };
 
 use crate::{call::UnderWay, nesting::CpuState, probes::time_wait::Segment};
@@ -63,6 +63,11 @@ pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(KIND_CO
 /// One bit for each port, indexed by [`tcptrace_common::PortSet`].
 #[map]
 pub(crate) static PORTS: Array<[u8; PORT_BITMAP_BYTES]> = Array::with_max_entries(3, 0);
+
+/// The network namespaces of [`tcptrace_common::filter::NETNS_SET`], by inode number; user space adds
+/// and removes them at any time, and shrinks the table to one entry when there is no such filter.
+#[map]
+pub(crate) static NETNS_WANTED: HashMap<u32, u8> = HashMap::with_max_entries(WANTED_NAMESPACES, 0);
 
 /// Events whose port was not known yet when a port filter wanted it, by address of their
 /// `struct sock`; the next event of the socket takes the entry out. User space shrinks it to one

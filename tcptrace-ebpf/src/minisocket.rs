@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use tcptrace_common::{
     DescheduledRecord, Offsets, RecordKind, STACK_FRAMES, TASK_COMM_LEN, TcpState, TimeWaitRecord,
-    filter, flag, time_wait,
+    flag, time_wait,
 };
 
 use crate::{
@@ -105,10 +105,7 @@ fn wanted_netns(common: &SockCommon) -> Option<u32> {
         return None;
     }
     let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
-    if config!(filters) & filter::NETNS != 0 && netns != config!(netns) {
-        return None;
-    }
-    Some(netns)
+    filters::netns_matches(netns).then_some(netns)
 }
 
 /// Writes every byte of `record`, which must be writable.

@@ -13,12 +13,37 @@ pub struct Filters {
     pub pid: Option<u32>,
     /// The user that owns the socket.
     pub uid: Option<u32>,
-    /// A network namespace.
-    pub netns: Option<Namespace>,
+    /// Network namespaces.
+    pub netns: NetnsFilter,
     /// A cgroup (v2) and everything below it, by id.
     pub cgroup_id: Option<u64>,
     /// An address family.
     pub family: Option<Family>,
+}
+
+/// Which network namespaces to hear of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NetnsFilter {
+    /// All.
+    #[default]
+    Any,
+    /// This one.
+    One(Namespace),
+    /// Those in a set that is empty at first and may change while tracing, see
+    /// [`crate::source::live::Live::wanted_namespaces`]. They are taken to be new when they are added: no
+    /// snapshot of existing sockets looks into them.
+    Changing,
+}
+
+impl NetnsFilter {
+    /// The namespace, if it is one.
+    #[must_use]
+    pub fn one(&self) -> Option<&Namespace> {
+        match self {
+            Self::One(namespace) => Some(namespace),
+            Self::Any | Self::Changing => None,
+        }
+    }
 }
 
 /// An address family.
@@ -54,9 +79,13 @@ impl Filters {
             config.filters |= filter::UID;
             config.uid = uid;
         }
-        if let Some(netns) = &self.netns {
-            config.filters |= filter::NETNS;
-            config.netns = netns.inode;
+        match &self.netns {
+            NetnsFilter::Any => {}
+            NetnsFilter::One(namespace) => {
+                config.filters |= filter::NETNS;
+                config.netns = namespace.inode;
+            }
+            NetnsFilter::Changing => config.filters |= filter::NETNS_SET,
         }
         if let Some(id) = self.cgroup_id {
             config.filters |= filter::CGROUP;
@@ -86,7 +115,7 @@ mod tests {
             ports: vec![(PortSet::Local, 80), (PortSet::Remote, 81)],
             pid: Some(7),
             uid: Some(1000),
-            netns: Some(Namespace {
+            netns: NetnsFilter::One(Namespace {
                 inode: 4_026_531_840,
                 path: "/proc/self/ns/net".into(),
             }),
@@ -100,5 +129,13 @@ mod tests {
             (7, 1000, 4_026_531_840)
         );
         assert_eq!((config.cgroup_id, config.family), (9, 10));
+
+        let mut config = Config::UNSET;
+        let filters = Filters {
+            netns: NetnsFilter::Changing,
+            ..Filters::default()
+        };
+        filters.apply(&mut config);
+        assert_eq!((config.filters, config.netns), (0b1_0000_0000, 0));
     }
 }

@@ -16,6 +16,7 @@ use super::{
     holders::BucketData,
     hooks::{self, Backend, Hook, Link, Place, TimeWaitBackend},
     losses::Losses,
+    netns_set::NetnsSet,
     offsets::KernelTypes,
 };
 use crate::failure::Failure;
@@ -53,6 +54,8 @@ pub struct Attached {
     links: Vec<Link>,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) losses: Losses,
+    /// The network namespaces that are wanted, if [`filter::NETNS_SET`] is on.
+    pub(crate) wanted_namespaces: Option<NetnsSet>,
     pub(crate) log: EbpfLogger<&'static dyn log::Log>,
     /// How minisockets are watched; or why they are not.
     pub(crate) time_wait: Result<TimeWaitBackend, String>,
@@ -117,6 +120,14 @@ impl Attached {
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).context("EVENTS")?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "LOST")?).context("LOST")?;
         let caught = PerCpuArray::try_from(take(&mut ebpf, "CAUGHT")?).context("CAUGHT")?;
+        let wanted_namespaces = if setup.config.filters & filter::NETNS_SET == 0 {
+            None
+        } else {
+            let table = take(&mut ebpf, "NETNS_WANTED")?;
+            Some(NetnsSet::new(
+                HashMap::try_from(table).context("NETNS_WANTED")?,
+            ))
+        };
         let log = EbpfLogger::init(&mut ebpf).context("cannot read the program's log")?;
 
         let mut refused = Vec::new();
@@ -173,6 +184,7 @@ impl Attached {
             ebpf,
             ring,
             losses,
+            wanted_namespaces,
             log,
         })
     }
@@ -237,6 +249,9 @@ fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure>
         .map_max_entries("EVENTS", setup.buffer_bytes);
     if !has(filter::PORT | filter::LOCAL_PORT | filter::REMOTE_PORT) {
         loader.map_max_entries("UNDECIDED", 1);
+    }
+    if !has(filter::NETNS_SET) {
+        loader.map_max_entries("NETNS_WANTED", 1);
     }
     if !has(filter::PID) {
         for map in ["FOLLOWED", "FOLLOWED_COOKIES", "FOLLOWED_LISTENERS"] {

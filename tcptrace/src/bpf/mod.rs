@@ -9,6 +9,7 @@ pub mod holders;
 pub mod hooks;
 pub mod load;
 mod losses;
+pub mod netns_set;
 pub mod offsets;
 mod perf;
 pub mod preflight;

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     bpf::{
         calls::CallsBackend,
-        filters::{Family, Filters},
+        filters::{Family, Filters, NetnsFilter},
     },
     failure::Failure,
     host::{cgroup, clock, netns::Namespace, process},
@@ -77,7 +77,7 @@ pub(super) fn begin(
     live: &LiveArgs,
 ) -> Result<Begun, Failure> {
     let filters = resolve(filters)?;
-    let netns = filters.netns.clone();
+    let netns = filters.netns.one().cloned();
     if run.verbose > 1 {
         log::set_logger(&ProgramLog).map_err(anyhow::Error::from)?;
         log::set_max_level(log::LevelFilter::Debug);
@@ -381,7 +381,8 @@ fn resolve(args: &FilterArgs) -> Result<Filters, Failure> {
             .as_deref()
             .map(Namespace::find)
             .transpose()
-            .map_err(Failure::Usage)?,
+            .map_err(Failure::Usage)?
+            .map_or(NetnsFilter::Any, NetnsFilter::One),
         cgroup_id: args
             .cgroup
             .as_deref()

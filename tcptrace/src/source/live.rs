@@ -28,6 +28,7 @@ use crate::{
         filters::Filters,
         hooks::{Backend, SET_STATE, TimeWaitBackend},
         load::{Attached, Setup},
+        netns_set::NetnsSet,
         offsets::KernelTypes,
         preflight::{self, Machine},
         self_check::{Expected, SelfCheck},
@@ -228,6 +229,14 @@ impl Live {
     #[must_use]
     pub fn no_fentry(&self) -> Option<&str> {
         self.attached.no_fentry.as_deref()
+    }
+
+    /// The network namespaces that are traced, with [`NetnsFilter::Changing`]; `None` without.
+    ///
+    /// [`NetnsFilter::Changing`]: crate::bpf::filters::NetnsFilter::Changing
+    #[must_use]
+    pub fn wanted_namespaces(&self) -> Option<NetnsSet> {
+        self.attached.wanted_namespaces.clone()
     }
 
     /// How bind(), listen() and connect() are watched; or why they are not.

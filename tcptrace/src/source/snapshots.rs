@@ -12,7 +12,7 @@ use tcptrace_model::{Input, Snapshot};
 
 use super::trouble::Trouble;
 use crate::{
-    bpf::filters::{Family, Filters},
+    bpf::filters::{Family, Filters, NetnsFilter},
     host::{
         cgroup, clock, open_files,
         snapshot::{self, Listed, Scope, Taken},
@@ -53,11 +53,16 @@ impl Snapshots {
         }
     }
 
-    /// Begins to take one.
+    /// Begins to take one, where there can be anything in it.
     pub(super) fn begin(&mut self) {
+        self.wanted = false;
+        match self.filters.netns {
+            NetnsFilter::Any | NetnsFilter::One(_) => {}
+            // All that is in these namespaces is younger than their being traced.
+            NetnsFilter::Changing => return,
+        }
         let filters = self.filters.clone();
         self.last_ns = clock::boottime_ns();
-        self.wanted = false;
         self.under_way = Some(thread::spawn(move || take(&filters)));
     }
 
@@ -151,7 +156,7 @@ fn take(filters: &Filters) -> Taken {
     };
     snapshot::take(
         &Scope {
-            netns: filters.netns.as_ref(),
+            netns: filters.netns.one(),
             ipv4: filters.family != Some(Family::Ipv6),
             ipv6: filters.family != Some(Family::Ipv4),
             keep: &keep,

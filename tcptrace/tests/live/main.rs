@@ -51,6 +51,8 @@ mod told;
 mod tracefs;
 mod tracer;
 mod uncertain;
+mod wanted_namespaces;
+mod watch;
 mod wire;
 
 use std::process::ExitCode;
@@ -162,6 +164,7 @@ fn main() -> ExitCode {
         comparison::scenarios(),
         thousand::scenarios(),
         filters::scenarios(),
+        wanted_namespaces::scenarios(),
         owners::scenarios(),
         losses::scenarios(),
         in_state::scenarios(),

@@ -10,8 +10,8 @@ use tcptrace::bpf::calls::Calls;
 use tcptrace_model::conflict::{Call, Family};
 use tcptrace_model::{Input, SocketCall, TcpState};
 
-use super::watch::{Watch, named, with_each_backend};
 use crate::sockets::{Family as Ends, Socket};
+use crate::watch::{Watch, named, with_each_backend};
 use crate::{ports, sys};
 
 /// The user "nobody", on every distribution.

@@ -9,9 +9,9 @@ use tcptrace_common::PortSet;
 use tcptrace_model::SocketCall;
 use tcptrace_model::conflict::Call;
 
-use super::watch::{Watch, with_each_backend};
 use crate::puppet::Puppet;
 use crate::sockets::{Family, Socket};
+use crate::watch::{Watch, with_each_backend};
 use crate::{netns, ports, sys};
 
 const NOBODY: u32 = 65_534;

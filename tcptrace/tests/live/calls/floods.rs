@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use tcptrace_model::conflict::Call;
 use tcptrace_model::{Input, Surroundings};
 
-use super::watch::{Watch, calls, with_each_backend};
 use crate::sockets::{Family, Socket};
+use crate::watch::{Watch, calls, with_each_backend};
 use crate::{netns, ports};
 
 /// Calls that fail, as fast as one thread can.

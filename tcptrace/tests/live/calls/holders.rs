@@ -5,8 +5,8 @@ use tcptrace::bpf::calls::Calls;
 use tcptrace_model::conflict::Call;
 use tcptrace_model::{Input, ListedHolder, Listing, Phase, SocketCall, TcpState};
 
-use super::watch::{Watch, calls, with_each_backend};
 use crate::sockets::{Family, Socket};
+use crate::watch::{Watch, calls, with_each_backend};
 use crate::{ports, sys};
 
 /// More sockets on one port than are listed.

@@ -6,7 +6,6 @@ mod filters;
 mod floods;
 mod holders;
 mod options;
-mod watch;
 
 use crate::Scenario;
 

@@ -5,8 +5,8 @@ use std::io;
 use anyhow::{Context, Result, ensure};
 use tcptrace_model::conflict::Asker;
 
-use super::watch::{Watch, with_each_backend};
 use crate::sockets::{Family, Socket};
+use crate::watch::{Watch, with_each_backend};
 use crate::{ports, sys};
 
 /// `IP_LOCAL_PORT_RANGE` of include/uapi/linux/in.h (v6.18).

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use tcptrace::bpf::calls::Calls;
-use tcptrace::bpf::filters::Filters;
+use tcptrace::bpf::filters::{Filters, NetnsFilter};
 use tcptrace::bpf::hooks::Backend;
+use tcptrace::bpf::netns_set::NetnsSet;
 use tcptrace::failure::Failure;
 use tcptrace::host::netns::Namespace;
 use tcptrace::source::live::{Live, Request};
@@ -17,35 +18,45 @@ use crate::{PATIENCE, netns, sys};
 /// Longer than a list of all sockets takes.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// A source that watches calls.
-pub(super) struct Watch {
+/// A source.
+pub(crate) struct Watch {
     live: Live,
 }
 
 impl Watch {
     /// Watches the network namespace of this thread, with these filters beside.
-    pub(super) fn here(calls: Calls, change: impl FnOnce(&mut Filters)) -> Result<Self> {
+    pub(crate) fn here(calls: Calls, change: impl FnOnce(&mut Filters)) -> Result<Self> {
         Self::open(calls, change).map_err(|failure| anyhow!("{failure}"))
     }
 
     fn open(calls: Calls, change: impl FnOnce(&mut Filters)) -> Result<Self, Failure> {
         let mut filters = Filters {
-            netns: Namespace::own().ok(),
+            netns: Namespace::own().map_or(NetnsFilter::Any, NetnsFilter::One),
             ..Filters::default()
         };
         change(&mut filters);
+        Self::with(filters, Backend::Timer, calls)
+    }
+
+    /// Watches what these filters let through, by these backends.
+    pub(crate) fn with(filters: Filters, backend: Backend, calls: Calls) -> Result<Self, Failure> {
         let live = Live::open(&Request {
             filters,
             buffer_bytes: 8 << 20,
             log_level: None,
-            backend: Backend::Timer,
+            backend,
             calls,
         })?;
         Ok(Self { live })
     }
 
+    /// The set of namespaces that are watched, if there is one.
+    pub(crate) fn wanted_namespaces(&self) -> Option<NetnsSet> {
+        self.live.wanted_namespaces()
+    }
+
     /// Everything until `enough` of it, and what comes in a moment more. Losses are inputs, too.
-    pub(super) fn until(&mut self, enough: impl Fn(&[Input]) -> bool) -> Result<Vec<Input>> {
+    pub(crate) fn until(&mut self, enough: impl Fn(&[Input]) -> bool) -> Result<Vec<Input>> {
         let mut inputs = Vec::new();
         let began = Instant::now();
         while !enough(&inputs) {
@@ -65,7 +76,7 @@ impl Watch {
     }
 
     /// So many calls, in their order; and no more.
-    pub(super) fn calls(&mut self, count: usize) -> Result<Vec<SocketCall>> {
+    pub(crate) fn calls(&mut self, count: usize) -> Result<Vec<SocketCall>> {
         let calls = calls(&self.until(|inputs| calls(inputs).len() >= count)?);
         ensure!(
             calls.len() == count,
@@ -86,7 +97,7 @@ impl Watch {
 }
 
 /// The calls among inputs.
-pub(super) fn calls(inputs: &[Input]) -> Vec<SocketCall> {
+pub(crate) fn calls(inputs: &[Input]) -> Vec<SocketCall> {
     inputs
         .iter()
         .filter_map(|input| match input {
@@ -97,7 +108,7 @@ pub(super) fn calls(inputs: &[Input]) -> Vec<SocketCall> {
 }
 
 /// The calls with this name.
-pub(super) fn named(calls: &[SocketCall], name: Call) -> Vec<SocketCall> {
+pub(crate) fn named(calls: &[SocketCall], name: Call) -> Vec<SocketCall> {
     calls
         .iter()
         .filter(|call| call.call == name)
@@ -106,7 +117,7 @@ pub(super) fn named(calls: &[SocketCall], name: Call) -> Vec<SocketCall> {
 }
 
 /// Runs `test` with each backend that this kernel has, in a network namespace of its own each.
-pub(super) fn with_each_backend(test: impl Fn(Calls) -> Result<()> + Sync) -> Result<()> {
+pub(crate) fn with_each_backend(test: impl Fn(Calls) -> Result<()> + Sync) -> Result<()> {
     for calls in [Calls::Fentry, Calls::Syscalls] {
         netns::with_new(|_| {
             match Watch::open(calls, |_| {}) {
