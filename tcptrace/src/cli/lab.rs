@@ -22,7 +22,7 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    bpf::filters::Filters,
+    bpf::filters::{Filters, NetnsFilter},
     failure::Failure,
     lab::{
         actor, claims,
@@ -127,7 +127,10 @@ fn play(args: &RunArgs) -> Result<ExitCode, Failure> {
             contradict: args.contradict,
         },
         Request {
-            filters: Filters::default(),
+            filters: Filters {
+                netns: NetnsFilter::Changing,
+                ..Filters::default()
+            },
             buffer_bytes: BUFFER_BYTES,
             log_level: None,
             backend: args.backend.into(),

@@ -15,7 +15,7 @@ use super::{
     experiment::Task,
     limits::Cancel,
     run::{self, Event, Plan},
-    stage::{Kernel, Setting},
+    stage::{self, Kernel, Setting},
     watch::Watch,
 };
 use crate::{
@@ -53,6 +53,7 @@ impl Session {
     /// # Errors
     /// As [`crate::source::live::Live::open`].
     pub fn begin(wanted: Wanted, request: Request) -> Result<Self, Failure> {
+        stage::demand_namespaces()?;
         let version = KernelVersion::running().map_err(anyhow::Error::from)?;
         let kernel = Kernel {
             version: (&version).into(),

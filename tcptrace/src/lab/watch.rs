@@ -19,6 +19,7 @@ use tcptrace_model::{Input, Settings, Snapshot};
 
 use super::observed::Observed;
 use crate::{
+    bpf::netns_set::NetnsSet,
     failure::Failure,
     host::clock,
     record::{Ending, Opening, Step, write::Recorder},
@@ -42,6 +43,8 @@ pub struct Watch {
     /// What it began with.
     pub start: Start,
     settings: Settings,
+    /// Which namespaces the kernel reports.
+    wanted: NetnsSet,
 }
 
 /// Which experiment an input is for.
@@ -55,7 +58,7 @@ struct Routes {
 }
 
 /// What the trace began with, from the thread that reads it.
-type Begun = Result<(Start, Settings), Failure>;
+type Begun = Result<(Start, Settings, NetnsSet), Failure>;
 
 impl Watch {
     /// Begins to trace.
@@ -69,7 +72,7 @@ impl Watch {
             let routes = Arc::clone(&routes);
             move || read(&request, &tell, &routes)
         });
-        let (start, settings) = told
+        let (start, settings, wanted) = told
             .recv()
             .unwrap_or_else(|_| Err(anyhow::anyhow!("the trace ended before it began").into()))?;
         Ok(Self {
@@ -77,6 +80,7 @@ impl Watch {
             reader,
             start,
             settings,
+            wanted,
         })
     }
 
@@ -84,7 +88,7 @@ impl Watch {
     /// and goes to `recording` as well.
     ///
     /// # Errors
-    /// When the recording cannot be written.
+    /// When the recording cannot be written, or too many namespaces are traced.
     pub fn observe(&self, netns: u32, recording: Option<File>) -> Result<Arc<Observed>> {
         let recorder = recording
             .map(|file| Recorder::begin(file, &self.opening(netns)))
@@ -92,6 +96,7 @@ impl Watch {
             .context("cannot begin a recording")?;
         let observed = Arc::new(Observed::new(self.settings, recorder));
         self.routes.lock().insert(netns, Arc::clone(&observed));
+        self.wanted.add(netns)?;
         Ok(observed)
     }
 
@@ -99,11 +104,14 @@ impl Watch {
     #[must_use]
     pub fn forget(&self, netns: u32) -> Option<String> {
         let observed = self.routes.lock().remove(&netns)?;
+        // Of a namespace that goes on being traced nobody hears.
+        let refused = self.wanted.remove(netns).err();
         let ts_ns = clock::boottime_ns();
         observed.end(&Step::End(Ending {
             ts_ns,
             duration_ns: ts_ns.saturating_sub(self.start.ts_ns),
         }))
+        .or(refused.map(|error| format!("{error:#}")))
     }
 
     /// What it has turned out not to show, a sentence each.
@@ -168,13 +176,16 @@ impl Routes {
 fn read(request: &Request, tell: &Sender<Begun>, routes: &Routes) -> Result<()> {
     let opened = Live::open(request).and_then(|live| {
         let start = describe::start(&live, None)?;
-        Ok((live, start))
+        let wanted = live
+            .wanted_namespaces()
+            .context("the lab traces a set of namespaces")?;
+        Ok((live, start, wanted))
     });
     let mut live = match opened {
-        Ok((live, start)) => {
+        Ok((live, start, wanted)) => {
             let settings = live.settings();
             // Nobody waits for it only when the lab has gone.
-            let _ = tell.send(Ok((start, settings)));
+            let _ = tell.send(Ok((start, settings, wanted)));
             live
         }
         Err(failure) => {

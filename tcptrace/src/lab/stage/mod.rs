@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tcptrace_model::{Finding, conflict::KernelVersion};
 
-pub(super) use self::namespace::Setting;
+pub(super) use self::namespace::{Setting, demand_namespaces};
 pub use self::{
     findings::{comm, is_end_of, known},
     kernel::{Listed, SocketState},

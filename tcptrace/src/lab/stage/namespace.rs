@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow};
 
 use super::{Kernel, Played, Stage};
 use crate::{
+    failure::Failure,
     host::netns::Namespace,
     lab::{limits::Cancel, log::Log, observed::Observed, sys, watch::Watch},
 };
@@ -27,6 +28,18 @@ pub(in crate::lab) struct Performance {
     pub(in crate::lab) has_lost: bool,
     /// What is not whole, a sentence each.
     pub(in crate::lab) notes: Vec<String>,
+}
+
+/// Fails where no network namespace may be made.
+pub(in crate::lab) fn demand_namespaces() -> Result<(), Failure> {
+    let made = thread::spawn(sys::new_network_namespace)
+        .join()
+        .unwrap_or_else(|panic| panic::resume_unwind(panic));
+    made.map_err(|error| {
+        Failure::Unsupported(format!(
+            "the lab plays in network namespaces of its own, and the kernel makes none ({error}); run it as root (sudo), and in a container with: --privileged"
+        ))
+    })
 }
 
 impl Setting {
