@@ -22,7 +22,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// long. Clones may be used in several threads.
 ///
 /// The kernel is never held up: what it has sent waits until a peer looks for a segment or sends one, and of
-/// more than 500 packets (drivers/net/tun.c `TUN_READQ_SIZE`, v6.18) the last ones are lost as on any wire.
+/// more than 500 packets (TUN_READQ_SIZE, include/uapi/linux/if_tun.h, v6.18) the last ones are lost as on any wire.
 ///
 /// [`Peer`]: super::Peer
 #[derive(Clone)]

@@ -7,13 +7,12 @@
 //! Why TUN: with another kernel's TCP, or this one's, at the far end, most of what happens when connections
 //! close cannot be asked for: FINs that cross, an ACK that never comes, an old duplicate, a SYN with a
 //! chosen number. Here no kernel owns the far end, so nothing answers that the script does not send.
-//! A packet socket on loopback can do that too, and needs no driver. But there the kernel itself takes the
-//! host's packets in again and drops them, each side's packets are seen on one interface, and addresses
-//! are this host's own; what kernels do on loopback alone (`net.ipv4.tcp_tw_reuse=2`, for one) gets in the
-//! way. A TUN device is a route to somewhere else, as a network card is, and is gone with its descriptor.
+//! A packet socket on loopback can do that too, and needs no driver. But there the kernel gets each packet
+//! back that it has sent to the host, and drops it, and the host's address and route stay when the script
+//! is gone. A TUN device is a way to somewhere else, as a network card is, and vanishes with its descriptor.
 //!
 //! What the kernel answers to a segment it answers while the segment is written (drivers/net/tun.c
-//! `tun_get_user`, v6.18, hands it to the protocols at once), so a script needs no waiting for that.
+//! `tun_rx_batched`, v6.18, hands it to the protocols at once), so a script needs no waiting for that.
 //!
 //! ```no_run
 //! use std::{net::TcpListener, time::Duration};
