@@ -1,0 +1,27 @@
+//! SO_REUSEADDR: on which of the two sockets, on which states, and what it does not depend on.
+
+mod addresses;
+mod ignored;
+mod late;
+mod matrix;
+mod old_and_new;
+mod timestamps;
+
+use crate::lab::{
+    experiment::Experiment,
+    value::{Called, Errno},
+};
+
+pub(super) const ALL: &[Experiment] = &[
+    matrix::A5,
+    addresses::A6,
+    timestamps::D5,
+    ignored::D6,
+    matrix::K3,
+    matrix::K4,
+    late::K8,
+];
+
+const EADDRINUSE: Errno = Errno(98);
+const REFUSED: Called = Err(EADDRINUSE);
+const SUCCEEDS: Called = Ok(());
