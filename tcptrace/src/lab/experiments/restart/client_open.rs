@@ -81,11 +81,11 @@ fn play_a4(stage: &mut Stage) -> Result<()> {
     }
     // Told when the client has not closed a second after the server did.
     let story = stage.story(at_server.tuple()?)?;
-    let (peer, state) = story.open_peer.context("the client's end is not joined")?;
+    let (peer, peers) = story.open_peer.context("the client's end is not joined")?;
     stage
         .reading("state of the other end")
         .claim(TcpState::CloseWait)
-        .measured(state, Source::Finding);
+        .measured(peers, Source::Finding);
     stage
         .reading("owner of the other end")
         .expect("client")
@@ -133,21 +133,21 @@ fn play_c5(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// What is in the way of a failed bind(), which the claim says to be in `state`.
+/// What is in the way of a failed bind(), which is to be in the state that is claimed.
 fn blocked_by(
     stage: &mut Stage,
     failed: &CallFailed,
     when: &str,
-    state: TcpState,
+    claimed: TcpState,
 ) -> Result<Tuple> {
     let holder = in_the_way(stage, failed, &format!("{when}: sockets in the way"))
         .context("nothing is in the way")?;
     stage
         .reading(format!("{when}: state of that socket"))
-        .claim(state)
+        .claim(claimed)
         .measured(holder.holder.state, Source::Finding);
     stage
-        .reading(format!("{when}: left of its {}", state.name()))
+        .reading(format!("{when}: left of its {}", claimed.name()))
         .expect(most_of_a_minute())
         .measured(left(failed, &holder), Source::Finding);
     Ok(Tuple {

@@ -31,7 +31,7 @@ pub(super) const C6: Experiment = Experiment {
     why: "TIME_WAIT lasts TCP_TIMEWAIT_LEN, 60 s in the source of Linux (include/net/tcp.h, v6.18), and no \
           setting changes it. The timer wheel rounds up: with a minute ahead it has buckets of 1.7 to 5.1 s, \
           by CONFIG_HZ (kernel/time/timer.c calc_wheel_index), so it is a minute and up to that much more. \
-          RFC 9293 3.4.2 asks for 2 MSL, with an MSL of 2 minutes: half a minute is neither.",
+          RFC 9293 3.6.1 asks for 2 MSL, and 3.4.2 takes the MSL to be 2 minutes: 4 minutes.",
     condition: None,
     seconds: 65,
     play,

@@ -22,7 +22,7 @@ pub(super) const C2: Experiment = Experiment {
     says: "The RFC forbids only a new connection between the same pair of sockets, but implementations \
            forbid the whole local port while one of its connections is in TIME_WAIT.",
     why: "It depends on who asks. connect() knows both ends, so it looks for the same pair alone, as RFC 9293 \
-          3.4.1 wants it: net/ipv4/inet_hashtables.c __inet_check_established (v6.18). A listener's new \
+          3.10.1 wants it: net/ipv4/inet_hashtables.c __inet_check_established (v6.18). A listener's new \
           connections have pairs of their own as well. bind() does not know yet with whom the socket will \
           speak, so it looks at the local port: net/ipv4/inet_connection_sock.c inet_bind_conflict. Only \
           there is the whole port forbidden, and SO_REUSEADDR on both sockets lifts that.",

@@ -83,8 +83,8 @@ fn play(stage: &mut Stage) -> Result<()> {
 
 /// What is left of the timer of a TIME_WAIT; `None` when there is none.
 fn left(stage: &Stage, tuple: Tuple) -> Result<Option<Duration>> {
-    let state = stage.state(tuple)?;
-    Ok(state
-        .filter(|state| state.state == TcpState::TimeWait)
-        .and_then(|state| state.minisocket_left))
+    let now = stage.state(tuple)?;
+    Ok(now
+        .filter(|now| now.state == TcpState::TimeWait)
+        .and_then(|now| now.minisocket_left))
 }

@@ -18,10 +18,10 @@ pub(super) const A5: Experiment = Experiment {
            every TCP server should set it.",
     why: "Linux asks both sockets: the new one, and each that holds the port. A TIME_WAIT has what its \
           connection had, and that has what the listener had when the handshake was completed \
-          (net/ipv4/inet_timewait_sock.c inet_twsk_alloc, net/core/sock.c sk_clone_lock, v6.18). So the \
-          server that runs now has to set it for the one that will be started next: it is right that every \
-          server should, and the first start with it still fails. The rule is in \
-          net/ipv4/inet_connection_sock.c inet_bind_conflict.",
+          (net/ipv4/inet_timewait_sock.c inet_twsk_alloc, net/ipv4/inet_connection_sock.c \
+          inet_csk_clone_lock, v6.18). So the server that runs now has to set it for the one that will be \
+          started next: it is right that every server should, and the first start with it still fails. The \
+          rule is in inet_bind_conflict of the latter file.",
     condition: Some("both the old listener and the new socket have it"),
     seconds: 3,
     play: play_a5,

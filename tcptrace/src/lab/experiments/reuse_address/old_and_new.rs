@@ -42,11 +42,11 @@ impl On {
         }
     }
 
-    pub(super) const fn old(self) -> Options {
+    pub(super) const fn of_old(self) -> Options {
         Options::reuseaddr_if(matches!(self, Self::Old | Self::Both))
     }
 
-    pub(super) const fn new(self) -> Options {
+    pub(super) const fn of_new(self) -> Options {
         Options::reuseaddr_if(matches!(self, Self::New | Self::Both))
     }
 }
@@ -144,10 +144,10 @@ impl Cast {
     }
 
     fn try_one(&self, stage: &Stage, old: Old, on: On, port: u16) -> Result<Tried> {
-        let pair = self.pair(port, on.old())?;
+        let pair = self.pair(port, on.of_old())?;
         pair.bring(stage, old)?;
         let tuple = pair.at_server.tuple()?;
-        let (socket, bind) = self.restarted.try_bind(at(port), on.new())?;
+        let (socket, bind) = self.restarted.try_bind(at(port), on.of_new())?;
         let listen = bind.is_ok().then(|| socket.listen()).transpose()?;
         let after = stage.state(tuple)?;
         Ok(Tried {
