@@ -71,6 +71,11 @@ pub struct Listed {
     pub cookie: Option<NonZeroU64>,
     /// For a minisocket: ms until its timer runs out. `None` for a full socket.
     pub minisocket_expires_in_ms: Option<u32>,
+    /// Whether a timer of the kernel's runs for it, that could end it or send for it: `idiag_timer` is not 0
+    /// (net/ipv4/inet_diag.c `inet_sk_diag_fill`, v6.18).
+    pub has_timer: bool,
+    /// Bytes that have come and that nobody has read; for a listener, connections that nobody has accepted.
+    pub unread: u32,
     /// The user that owns it, as seen from the user namespace of this process. `None` where no
     /// application has it: the kernel says 0 then, always for a minisocket, and for others where it
     /// asks the file (net/core/sock.c `sock_i_uid`, v6.12) and not the socket.
@@ -358,7 +363,8 @@ fn read_message(payload: &[u8], ts_ns: u64) -> Result<Option<Listed>, Trouble> {
     let device = message.get_u32_ne();
     let (low, high) = (message.get_u32_ne(), message.get_u32_ne());
     let expires_ms = message.get_u32_ne();
-    message.advance(8);
+    let unread = message.get_u32_ne();
+    message.advance(4);
     let uid = message.get_u32_ne();
     let inode = NonZeroU32::new(message.get_u32_ne());
     let state = TcpState::from_kernel(state).ok_or(Trouble::Malformed("a state is unknown"))?;
@@ -373,6 +379,8 @@ fn read_message(payload: &[u8], ts_ns: u64) -> Result<Option<Listed>, Trouble> {
         remote: SocketAddr::new(remote, remote_port),
         cookie: NonZeroU64::new(u64::from(high) << 32 | u64::from(low)),
         minisocket_expires_in_ms: minisocket.then_some(expires_ms),
+        has_timer: timer != 0,
+        unread,
         uid: inode.map(|_| uid),
         inode,
         cgroup_id: attributes.cgroup_id,

@@ -35,6 +35,9 @@ use crate::{
 const READ_EVERY: Duration = Duration::from_millis(10);
 /// How often the trackers are told the time.
 const TICK_EVERY: Duration = Duration::from_millis(200);
+/// After how long in a passing state a connection is told to be stuck, in ns: less than the minute that
+/// `tcptrace` waits if nothing else is asked for, which would be most of what an experiment may take.
+pub(super) const STUCK_AFTER_NS: u64 = 3_000_000_000;
 
 /// The trace, running in a thread of its own.
 pub struct Watch {
@@ -183,7 +186,10 @@ fn read(request: &Request, tell: &Sender<Begun>, routes: &Routes) -> Result<()> 
     });
     let mut live = match opened {
         Ok((live, start, wanted)) => {
-            let settings = live.settings();
+            let settings = Settings {
+                stuck_after_ns: Some(STUCK_AFTER_NS),
+                ..live.settings()
+            };
             // Nobody waits for it only when the lab has gone.
             let _ = tell.send(Ok((start, settings, wanted)));
             live

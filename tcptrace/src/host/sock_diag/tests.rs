@@ -41,7 +41,7 @@ impl Message {
         let cookie = bytes.len() - 8;
         bytes[cookie..cookie + 4].copy_from_slice(&5_u32.to_ne_bytes());
         bytes[cookie + 4..].copy_from_slice(&1_u32.to_ne_bytes());
-        for number in [59_876, 0, 0, 1000, self.inode] {
+        for number in [59_876, 3, 0, 1000, self.inode] {
             bytes.put_u32_ne(number);
         }
         assert_eq!(bytes.len(), MESSAGE);
@@ -95,6 +95,8 @@ fn a_full_socket_is_read_field_by_field() {
         remote: "10.0.0.2:40000".parse().unwrap(),
         cookie: NonZeroU64::new(0x1_0000_0005),
         minisocket_expires_in_ms: None,
+        has_timer: false,
+        unread: 3,
         uid: Some(1000),
         inode: NonZeroU32::new(77),
         cgroup_id: Some(9),
@@ -117,6 +119,7 @@ fn a_minisocket_has_the_time_of_its_timer_and_no_user() {
         .unwrap();
         assert_eq!(all[0].state, state);
         assert_eq!(all[0].minisocket_expires_in_ms, Some(59_876));
+        assert!(all[0].has_timer);
         assert_eq!((all[0].uid, all[0].inode), (None, None));
     }
 }
@@ -130,6 +133,7 @@ fn the_keepalive_timer_makes_no_minisocket() {
     }))
     .unwrap();
     assert_eq!(all[0].minisocket_expires_in_ms, None);
+    assert!(all[0].has_timer);
 }
 
 #[test]

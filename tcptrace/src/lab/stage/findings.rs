@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tcptrace_model::{
-    CallFailed, Comm, Connection, Finding, Owner, Story, Stuck, TcpState, TimeWait,
+    CallFailed, CallSucceeded, Comm, Connection, Finding, Owner, Story, Stuck, TcpState, TimeWait,
     TimeWaitEntered, TransitionFinding, conflict::Call,
 };
 
@@ -53,6 +53,39 @@ impl Stage {
         let last = all.into_iter().next_back().context("no failure")?;
         self.show(Finding::CallFailed(last.clone()));
         Ok(*last)
+    }
+
+    /// Waits for the first success of this call by which a socket came to this local port. It is told in the
+    /// report.
+    ///
+    /// # Errors
+    /// When the trace does not tell of it.
+    pub fn call_succeeded(&mut self, call: Call, port: u16) -> Result<CallSucceeded> {
+        let what = format!("a {} of port {port}", call.name());
+        let found = self
+            .observed
+            .first(&what, &self.cancel, |finding| match finding {
+                Finding::CallSucceeded(found)
+                    if found.call.call == call && found.call.local.port() == port =>
+                {
+                    Some(found.clone())
+                }
+                _ => None,
+            })?;
+        self.show(Finding::CallSucceeded(found.clone()));
+        Ok(*found)
+    }
+
+    /// The states that a socket has gone through so far, by its address ([`SocketCall::sk`]): as
+    /// [`Self::states`], for one that has no peer.
+    ///
+    /// [`SocketCall::sk`]: tcptrace_model::SocketCall::sk
+    #[must_use]
+    pub fn states_of(&self, sk: u64) -> Vec<TcpState> {
+        visited(&self.observed.all(|finding| match finding {
+            Finding::Transition(found) if found.transition.socket.sk == sk => Some(**found),
+            _ => None,
+        }))
     }
 
     /// Waits for the minisocket of this end of a connection to be entered.
@@ -156,12 +189,7 @@ impl Stage {
     /// entered, the first being what it began in. A minisocket's phases are not among them.
     #[must_use]
     pub fn states(&self, tuple: Tuple) -> Vec<TcpState> {
-        let transitions = self.transitions(tuple);
-        let first = transitions.first().map(|found| found.transition.oldstate);
-        first
-            .into_iter()
-            .chain(transitions.iter().map(|found| found.transition.newstate))
-            .collect()
+        visited(&self.transitions(tuple))
     }
 
     /// The transitions of this end of a connection so far.
@@ -198,6 +226,15 @@ pub fn is_end_of(found: &TimeWait, tuple: Tuple) -> bool {
 pub fn known(ns: Option<u64>, what: &str) -> Result<Duration> {
     let ns = ns.with_context(|| format!("the trace does not know {what}"))?;
     Ok(Duration::from_nanos(ns))
+}
+
+/// Each state of a socket with these transitions, the first being what it began in.
+fn visited(transitions: &[TransitionFinding]) -> Vec<TcpState> {
+    let first = transitions.first().map(|found| found.transition.oldstate);
+    first
+        .into_iter()
+        .chain(transitions.iter().map(|found| found.transition.newstate))
+        .collect()
 }
 
 fn name(comm: &Comm) -> String {

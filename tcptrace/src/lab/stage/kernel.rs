@@ -19,6 +19,10 @@ pub struct SocketState {
     pub state: TcpState,
     /// For a minisocket: how long until its timer runs out, in whole ms. `None` for a full socket.
     pub minisocket_left: Option<Duration>,
+    /// Whether a timer of the kernel's runs for it.
+    pub has_timer: bool,
+    /// Bytes that have come and that nobody has read.
+    pub unread: u32,
 }
 
 impl Stage {
@@ -44,6 +48,8 @@ impl Stage {
                 minisocket_left: one
                     .minisocket_expires_in_ms
                     .map(|ms| Duration::from_millis(ms.into())),
+                has_timer: one.has_timer,
+                unread: one.unread,
             }))
     }
 
@@ -61,6 +67,19 @@ impl Stage {
             Ok(is_there.then_some(()))
         })?;
         self.note(format_args!("{tuple} is in {}", state.name()));
+        Ok(())
+    }
+
+    /// Waits until so many bytes have come for this end of a connection that nobody has read.
+    ///
+    /// # Errors
+    /// When they do not come in time.
+    pub fn await_unread(&self, tuple: Tuple, bytes: u32) -> Result<()> {
+        self.until(format_args!("{bytes} bytes to come for {tuple}"), || {
+            let now = self.state(tuple)?;
+            Ok(now.filter(|now| now.unread == bytes).map(|_| ()))
+        })?;
+        self.note(format_args!("{bytes} bytes have come for {tuple}"));
         Ok(())
     }
 
