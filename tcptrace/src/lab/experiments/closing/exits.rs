@@ -4,7 +4,7 @@ use anyhow::Result;
 use tcptrace_model::Connection;
 
 use crate::lab::{
-    actor::{Actor, Options, Received},
+    actor::{Actor, Options, Received, Sock},
     experiment::Experiment,
     reading::Source,
     stage::Stage,
@@ -47,9 +47,10 @@ pub(super) const A2: Experiment = Experiment {
     seconds: 3,
     play: |stage: &mut Stage| -> Result<()> {
         let peer = stage.actor("peer")?;
+        let listener = peer.listening("127.0.0.1:8000", Options::NONE)?;
         for &(name, comm, cause, way) in WAYS {
             let ends = stage.actor(comm)?;
-            ends_with_two(stage, &peer, &ends, name, cause, way)?;
+            ends_with_two(stage, &listener, &ends, name, cause, way)?;
         }
         Ok(())
     },
@@ -58,13 +59,12 @@ pub(super) const A2: Experiment = Experiment {
 /// A process with two connections ends.
 fn ends_with_two(
     stage: &mut Stage,
-    peer: &Actor,
+    listener: &Sock<'_>,
     ends: &Actor,
     name: &str,
     cause: &str,
     way: Way,
 ) -> Result<()> {
-    let listener = peer.listening("127.0.0.1:8000", Options::REUSEADDR)?;
     let first = ends.connected("127.0.0.1:8000", Options::NONE)?;
     let at_peer = [listener.accept()?, {
         ends.connected("127.0.0.1:8000", Options::NONE)?;
@@ -79,7 +79,6 @@ fn ends_with_two(
         fins += u64::from(socket.read()? == Received::Fin);
         socket.close()?;
     }
-    listener.close()?;
     stage
         .reading(format!("{name}: connections, of 2, with a FIN"))
         .claim(2)
