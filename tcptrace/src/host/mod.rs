@@ -11,6 +11,7 @@ pub mod port_sockets;
 pub mod port_use;
 pub mod process;
 pub mod snapshot;
+pub mod sock_destroy;
 mod sock_diag;
 pub mod symbols;
 pub mod sysctl;

@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
+use tcptrace::host::sock_destroy::destroy_here;
 
 use crate::event::State;
 use crate::sys::{self, check};
 use crate::{netns, ports};
 
-/// include/uapi/linux/inet_diag.h and sock_diag.h (v6.18).
+/// include/uapi/linux/sock_diag.h and inet_diag.h (v6.18).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const SOCK_DESTROY: u16 = 21;
 const ANY_COOKIE: u32 = u32::MAX;
 /// struct nlmsghdr and struct inet_diag_req_v2.
 const LENGTH: u32 = 16 + 56;
@@ -23,12 +23,12 @@ pub(crate) fn obstacle() -> Result<Option<String>> {
         let port = ports::next();
         let listener = crate::sockets::Family::V4.listener(port)?;
         let local = SocketAddr::from(([127, 0, 0, 1], port));
-        let outcome = destroy(local, SocketAddr::from(([0, 0, 0, 0], 0)));
+        let outcome = destroy_here(local, SocketAddr::from(([0, 0, 0, 0], 0)));
         drop(listener);
         Ok(outcome.err().map(|error| {
             format!(
                 "this kernel does not destroy sockets (it needs CONFIG_INET_TCP_DIAG and \
-                 CONFIG_INET_DIAG_DESTROY): {error:#}"
+                 CONFIG_INET_DIAG_DESTROY): {error}"
             )
         }))
     })
@@ -45,7 +45,7 @@ pub(crate) struct Found {
 /// The socket, or the minisocket, with these ends, in the thread's network namespace; `None` if there is
 /// none. A connection of IPv6 sockets with v4-mapped addresses is asked for by its IPv4 ones.
 pub(crate) fn find(local: SocketAddr, remote: SocketAddr) -> Result<Option<Found>> {
-    let answer = answer_to(&request(SOCK_DIAG_BY_FAMILY, local, remote)?)?;
+    let answer = answer_to(&request(local, remote)?)?;
     if let Some(error) = answer.error {
         return match error.raw_os_error() {
             Some(libc::ENOENT) => Ok(None),
@@ -62,15 +62,12 @@ pub(crate) fn find(local: SocketAddr, remote: SocketAddr) -> Result<Option<Found
 
 /// Destroys the socket, or the minisocket, with these ends, in the thread's network namespace.
 pub(crate) fn destroy(local: SocketAddr, remote: SocketAddr) -> Result<()> {
-    match answer_to(&request(SOCK_DESTROY, local, remote)?)?.error {
-        None => Ok(()),
-        Some(error) => Err(error).with_context(|| format!("cannot destroy {local} -> {remote}")),
-    }
+    destroy_here(local, remote).with_context(|| format!("cannot destroy {local} -> {remote}"))
 }
 
 struct Answer {
     bytes: [u8; 256],
-    /// What NLMSG_ERROR says, if it is one and not just an acknowledgement.
+    /// What NLMSG_ERROR says, if it is one.
     error: Option<io::Error>,
 }
 
@@ -118,22 +115,17 @@ fn answer_to(request: &[u8]) -> Result<Answer> {
     })
 }
 
-fn request(kind: u16, local: SocketAddr, remote: SocketAddr) -> Result<Vec<u8>> {
+fn request(local: SocketAddr, remote: SocketAddr) -> Result<Vec<u8>> {
     let family = if local.is_ipv6() {
         libc::AF_INET6
     } else {
         libc::AF_INET
     };
-    let acknowledge = if kind == SOCK_DESTROY {
-        libc::NLM_F_ACK
-    } else {
-        0
-    };
-    let flags = u16::try_from(libc::NLM_F_REQUEST | acknowledge)?;
+    let flags = u16::try_from(libc::NLM_F_REQUEST)?;
     let mut bytes = Vec::new();
     // struct nlmsghdr: length, type, flags, sequence, port.
     bytes.extend(LENGTH.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
     bytes.extend([0; 8]);
     // struct inet_diag_req_v2: family, protocol, extensions, padding, states.

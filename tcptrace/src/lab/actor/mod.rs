@@ -195,8 +195,40 @@ impl Actor {
     /// When it cannot.
     pub fn close_many(&self, many: Many) -> Result<()> {
         let Many { first, count, .. } = many;
-        self.must_be_done(&Order::CloseMany { first, count })?;
+        self.must_be_done(&Order::CloseMany {
+            first,
+            count,
+            every_ms: 0,
+        })?;
         self.tell(format_args!("close {count} of them"));
+        Ok(())
+    }
+
+    /// Closes them, one each `every_ms`, so that what follows of it is spread over time.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn close_slowly(&self, many: Many, every_ms: u32) -> Result<()> {
+        let Many { first, count, .. } = many;
+        self.must_be_done(&Order::CloseMany {
+            first,
+            count,
+            every_ms,
+        })?;
+        self.tell(format_args!(
+            "close {count} of them, one each {every_ms} ms"
+        ));
+        Ok(())
+    }
+
+    /// shutdown() of writing of all of them: their FINs.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn shutdown_many(&self, many: Many) -> Result<()> {
+        let Many { first, count, .. } = many;
+        self.must_be_done(&Order::ShutdownMany { first, count })?;
+        self.tell(format_args!("shutdown writing of {count} of them"));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
         unix::net::UnixStream,
     },
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -95,14 +95,7 @@ impl Sockets {
                 socket,
                 bytes,
                 more,
-            } => {
-                let flags = if more { libc::MSG_MORE } else { 0 };
-                let data = vec![b'.'; bytes];
-                let sent = self
-                    .find(socket)?
-                    .send_with_flags(&data, flags | libc::MSG_NOSIGNAL)?;
-                Ok(Answer::Bytes(sent))
-            }
+            } => self.write(socket, bytes, more),
             Order::Read { socket } => {
                 let mut data = vec![0; LARGEST_READ];
                 let mut socket = self.find(socket)?;
@@ -138,13 +131,17 @@ impl Sockets {
                     sockets.find(listener)?.accept().map(|(socket, _)| socket)
                 }))
             }
-            Order::CloseMany { first, count } => {
+            Order::ShutdownMany { first, count } => {
                 for socket in first..first + count {
-                    self.find(socket)?;
-                    self.0[socket as usize] = None;
+                    self.find(socket)?.shutdown(std::net::Shutdown::Write)?;
                 }
                 Ok(Answer::Done)
             }
+            Order::CloseMany {
+                first,
+                count,
+                every_ms,
+            } => self.close_many(first, count, every_ms),
             Order::User { uid } => {
                 sys::become_user(uid)?;
                 Ok(Answer::Done)
@@ -152,6 +149,26 @@ impl Sockets {
             // Without destructors: it is the kernel that closes the sockets.
             Order::Exit { status } => sys::exit(status),
         }
+    }
+
+    fn write(&self, socket: u32, bytes: usize, more: bool) -> io::Result<Answer> {
+        let flags = if more { libc::MSG_MORE } else { 0 };
+        let data = vec![b'.'; bytes];
+        let sent = self
+            .find(socket)?
+            .send_with_flags(&data, flags | libc::MSG_NOSIGNAL)?;
+        Ok(Answer::Bytes(sent))
+    }
+
+    fn close_many(&mut self, first: u32, count: u32, every_ms: u32) -> io::Result<Answer> {
+        let began = Instant::now();
+        for index in 0..count {
+            let due = Duration::from_millis(u64::from(every_ms) * u64::from(index));
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            self.find(first + index)?;
+            self.0[(first + index) as usize] = None;
+        }
+        Ok(Answer::Done)
     }
 
     /// Keeps sockets from `next` until one fails.

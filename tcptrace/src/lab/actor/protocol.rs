@@ -96,8 +96,14 @@ pub(super) enum Order {
     },
     /// Accepts so many.
     AcceptMany { listener: u32, count: u32 },
-    /// Closes so many, from this one on.
-    CloseMany { first: u32, count: u32 },
+    /// shutdown() of writing of so many, from this one on.
+    ShutdownMany { first: u32, count: u32 },
+    /// Closes so many, from this one on, one each `every_ms`.
+    CloseMany {
+        first: u32,
+        count: u32,
+        every_ms: u32,
+    },
     /// Gives up root for this user.
     User { uid: u32 },
     /// _exit()

@@ -8,8 +8,11 @@ use tcptrace_model::TcpState;
 use super::Stage;
 pub use crate::host::port_sockets::Listed;
 use crate::{
-    host::{clock, port_sockets},
-    lab::tuple::Tuple,
+    host::{clock, port_sockets, sock_destroy},
+    lab::{
+        tuple::Tuple,
+        value::{Called, Errno},
+    },
 };
 
 /// A socket as the kernel lists it.
@@ -118,6 +121,36 @@ impl Stage {
         }
         Ok(0)
     }
+
+    /// What the kernel counts of the TCP sockets of the namespace (IPv6 sockets apart): `inuse` are full sockets
+    /// with a port, `tw` minisockets of either phase.
+    ///
+    /// # Errors
+    /// When the counts cannot be read.
+    pub fn socket_count(&self, name: &str) -> Result<u64> {
+        let path = "/proc/thread-self/net/sockstat";
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        socket_count(&text, name).with_context(|| format!("{path} has no number of TCP {name}"))
+    }
+
+    /// Destroys one end of a connection, as `ss -K` does: SOCK_DESTROY.
+    ///
+    /// # Errors
+    /// When it cannot be tried.
+    pub fn destroy(&self, tuple: Tuple) -> Result<Called> {
+        let called = match sock_destroy::destroy_here(tuple.local, tuple.remote) {
+            Ok(()) => Ok(()),
+            Err(error) => match error.raw_os_error().and_then(|one| u16::try_from(one).ok()) {
+                Some(errno) => Err(Errno(errno)),
+                None => return Err(error.into()),
+            },
+        };
+        match called {
+            Ok(()) => self.note(format_args!("destroy {tuple}")),
+            Err(errno) => self.note(format_args!("destroy {tuple}: {errno}")),
+        }
+        Ok(called)
+    }
 }
 
 /// The counter in a file in which each group has two lines: names, and numbers below them.
@@ -132,9 +165,26 @@ fn counter(text: &str, group: &str, name: &str) -> Option<u64> {
     numbers.nth(index)?.parse().ok()
 }
 
+/// A number of the line in which names and numbers take turns: `TCP: inuse 1 orphan 0 tw 3`.
+fn socket_count(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    let mut words = line.split_whitespace();
+    words.find(|word| *word == name)?;
+    words.next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_are_counted_by_name() {
+        let text =
+            "sockets: used 9\nTCP: inuse 1 orphan 0 tw 12 alloc 5 mem 0\nUDP: inuse 7 mem 0\n";
+        assert_eq!(socket_count(text, "inuse"), Some(1));
+        assert_eq!(socket_count(text, "tw"), Some(12));
+        assert_eq!(socket_count(text, "used"), None);
+    }
 
     #[test]
     fn counters_are_found_by_group_and_name() {
