@@ -27,8 +27,8 @@ pub enum NetnsFilter {
     /// All.
     #[default]
     Any,
-    /// This one.
-    One(Namespace),
+    /// These, each once; none lets nothing through.
+    These(Vec<Namespace>),
     /// Those in a set that is empty at first and may change while tracing, see
     /// [`crate::source::live::Live::wanted_namespaces`]. They are taken to be new when they are added: no
     /// snapshot of existing sockets looks into them.
@@ -36,13 +36,19 @@ pub enum NetnsFilter {
 }
 
 impl NetnsFilter {
-    /// The namespace, if it is one.
+    /// The namespaces, if they are known from the start.
     #[must_use]
-    pub fn one(&self) -> Option<&Namespace> {
+    pub fn these(&self) -> Option<&[Namespace]> {
         match self {
-            Self::One(namespace) => Some(namespace),
+            Self::These(namespaces) => Some(namespaces),
             Self::Any | Self::Changing => None,
         }
+    }
+
+    /// Their inode numbers; none where they are not known from the start.
+    pub(crate) fn inodes(&self) -> Vec<u32> {
+        let these = self.these().unwrap_or_default();
+        these.iter().map(|namespace| namespace.inode).collect()
     }
 }
 
@@ -81,11 +87,12 @@ impl Filters {
         }
         match &self.netns {
             NetnsFilter::Any => {}
-            NetnsFilter::One(namespace) => {
+            // One is compared, without a look into the table.
+            NetnsFilter::These(namespaces) if namespaces.len() == 1 => {
                 config.filters |= filter::NETNS;
-                config.netns = namespace.inode;
+                config.netns = namespaces[0].inode;
             }
-            NetnsFilter::Changing => config.filters |= filter::NETNS_SET,
+            NetnsFilter::These(_) | NetnsFilter::Changing => config.filters |= filter::NETNS_SET,
         }
         if let Some(id) = self.cgroup_id {
             config.filters |= filter::CGROUP;
@@ -115,10 +122,7 @@ mod tests {
             ports: vec![(PortSet::Local, 80), (PortSet::Remote, 81)],
             pid: Some(7),
             uid: Some(1000),
-            netns: NetnsFilter::One(Namespace {
-                inode: 4_026_531_840,
-                path: "/proc/self/ns/net".into(),
-            }),
+            netns: NetnsFilter::These(vec![namespace(4_026_531_840)]),
             cgroup_id: Some(9),
             family: Some(Family::Ipv6),
         };
@@ -130,12 +134,24 @@ mod tests {
         );
         assert_eq!((config.cgroup_id, config.family), (9, 10));
 
-        let mut config = Config::UNSET;
-        let filters = Filters {
-            netns: NetnsFilter::Changing,
-            ..Filters::default()
-        };
-        filters.apply(&mut config);
-        assert_eq!((config.filters, config.netns), (0b1_0000_0000, 0));
+        for netns in [
+            NetnsFilter::Changing,
+            NetnsFilter::These(vec![namespace(1), namespace(2)]),
+        ] {
+            let mut config = Config::UNSET;
+            let filters = Filters {
+                netns,
+                ..Filters::default()
+            };
+            filters.apply(&mut config);
+            assert_eq!((config.filters, config.netns), (0b1_0000_0000, 0));
+        }
+    }
+
+    fn namespace(inode: u32) -> Namespace {
+        Namespace {
+            inode,
+            path: "/proc/self/ns/net".into(),
+        }
     }
 }

@@ -27,6 +27,8 @@ pub struct Setup<'a> {
     pub config: Config,
     /// The ports of [`filter::PORT`], [`filter::LOCAL_PORT`] and [`filter::REMOTE_PORT`].
     pub ports: Vec<(PortSet, u16)>,
+    /// The network namespaces of [`filter::NETNS_SET`] at first, by inode number.
+    pub namespaces: Vec<u32>,
     /// Bytes of the ring buffer: a power of two, at least a page.
     pub buffer_bytes: u32,
     /// How much the program says of itself; `None` for nothing, at no cost.
@@ -120,14 +122,7 @@ impl Attached {
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).context("EVENTS")?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "LOST")?).context("LOST")?;
         let caught = PerCpuArray::try_from(take(&mut ebpf, "CAUGHT")?).context("CAUGHT")?;
-        let wanted_namespaces = if setup.config.filters & filter::NETNS_SET == 0 {
-            None
-        } else {
-            let table = take(&mut ebpf, "NETNS_WANTED")?;
-            Some(NetnsSet::new(
-                HashMap::try_from(table).context("NETNS_WANTED")?,
-            ))
-        };
+        let wanted_namespaces = netns_set(&mut ebpf, setup)?;
         let log = EbpfLogger::init(&mut ebpf).context("cannot read the program's log")?;
 
         let mut refused = Vec::new();
@@ -379,6 +374,19 @@ fn set_ports(ebpf: &mut Ebpf, ports: &[(PortSet, u16)]) -> anyhow::Result<()> {
             .context("cannot set the port filter")?;
     }
     Ok(())
+}
+
+/// The set of [`filter::NETNS_SET`], if that is on.
+fn netns_set(ebpf: &mut Ebpf, setup: &Setup<'_>) -> anyhow::Result<Option<NetnsSet>> {
+    if setup.config.filters & filter::NETNS_SET == 0 {
+        return Ok(None);
+    }
+    let table = HashMap::try_from(take(ebpf, "NETNS_WANTED")?).context("NETNS_WANTED")?;
+    let set = NetnsSet::new(table);
+    for inode in &setup.namespaces {
+        set.add(*inode)?;
+    }
+    Ok(Some(set))
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<aya::maps::Map> {

@@ -77,7 +77,10 @@ pub(super) fn begin(
     live: &LiveArgs,
 ) -> Result<Begun, Failure> {
     let filters = resolve(filters)?;
-    let netns = filters.netns.one().cloned();
+    let netns = filters
+        .netns
+        .these()
+        .and_then(|these| these.first().cloned());
     if run.verbose > 1 {
         log::set_logger(&ProgramLog).map_err(anyhow::Error::from)?;
         log::set_max_level(log::LevelFilter::Debug);
@@ -376,13 +379,7 @@ fn resolve(args: &FilterArgs) -> Result<Filters, Failure> {
         ports,
         pid: args.pid,
         uid: args.uid,
-        netns: args
-            .netns
-            .as_deref()
-            .map(Namespace::find)
-            .transpose()
-            .map_err(Failure::Usage)?
-            .map_or(NetnsFilter::Any, NetnsFilter::One),
+        netns: namespaces(&args.netns).map_err(Failure::Usage)?,
         cgroup_id: args
             .cgroup
             .as_deref()
@@ -395,6 +392,21 @@ fn resolve(args: &FilterArgs) -> Result<Filters, Failure> {
             (false, false) => None,
         },
     })
+}
+
+/// The namespaces that these words name; all when there are none.
+fn namespaces(words: &[String]) -> Result<NetnsFilter, String> {
+    if words.is_empty() {
+        return Ok(NetnsFilter::Any);
+    }
+    let mut these: Vec<Namespace> = Vec::new();
+    for word in words {
+        let namespace = Namespace::find(word)?;
+        if these.iter().all(|other| other.inode != namespace.inode) {
+            these.push(namespace);
+        }
+    }
+    Ok(NetnsFilter::These(these))
 }
 
 /// Where the eBPF program's own words go.

@@ -16,8 +16,8 @@ use super::{
 /// Which sockets to take.
 #[derive(Clone, Copy)]
 pub struct Scope<'a> {
-    /// The network namespace to look into; `None` for all that can be found ([`netns::all`]).
-    pub netns: Option<&'a Namespace>,
+    /// The network namespaces to look into; `None` for all that can be found ([`netns::all`]).
+    pub namespaces: Option<&'a [Namespace]>,
     /// Whether to take those of `AF_INET`.
     pub ipv4: bool,
     /// Whether to take those of `AF_INET6`, v4-mapped addresses included.
@@ -29,7 +29,7 @@ pub struct Scope<'a> {
 impl Scope<'_> {
     /// Every socket in every namespace.
     pub const ALL: Self = Self {
-        netns: None,
+        namespaces: None,
         ipv4: true,
         ipv6: true,
         keep: &|_| true,
@@ -148,8 +148,8 @@ fn look_into_all(scope: &Scope<'_>, boottime: &dyn Fn() -> u64) -> (Vec<(u32, Li
 
 /// Which namespaces to look into, and what is known to be missing there.
 fn namespaces(scope: &Scope<'_>) -> (Vec<Namespace>, Vec<Gap>) {
-    if let Some(one) = scope.netns {
-        return (vec![one.clone()], Vec::new());
+    if let Some(these) = scope.namespaces {
+        return (these.to_vec(), Vec::new());
     }
     let found = netns::all();
     let gap = (found.unreadable_processes > 0).then(|| Gap {
@@ -237,6 +237,7 @@ mod tests {
         net::{SocketAddr, TcpListener, TcpStream},
         os::unix::fs::MetadataExt,
         path::{Path, PathBuf},
+        slice,
         sync::mpsc,
         time::{Duration, Instant},
     };
@@ -252,7 +253,7 @@ mod tests {
         let own = Namespace::own().unwrap();
         let taken = take(
             &Scope {
-                netns: Some(&own),
+                namespaces: Some(slice::from_ref(&own)),
                 keep: &|listed| [listed.local.port(), listed.remote.port()].contains(&port),
                 ..Scope::ALL
             },
@@ -412,7 +413,7 @@ mod tests {
                 .count()
         };
         let here = Scope {
-            netns: Some(&own),
+            namespaces: Some(slice::from_ref(&own)),
             ..Scope::ALL
         };
         assert_eq!(count(here), 2);
@@ -492,7 +493,7 @@ mod tests {
             let before = Namespace::own().unwrap();
             let taken = take(
                 &Scope {
-                    netns: Some(&namespace),
+                    namespaces: Some(slice::from_ref(&namespace)),
                     ..Scope::ALL
                 },
                 boottime_ns,
@@ -515,7 +516,7 @@ mod tests {
         };
         let taken = take(
             &Scope {
-                netns: Some(&gone),
+                namespaces: Some(slice::from_ref(&gone)),
                 ..Scope::ALL
             },
             boottime_ns,
@@ -532,7 +533,7 @@ mod tests {
         };
         let taken = take(
             &Scope {
-                netns: Some(&odd),
+                namespaces: Some(slice::from_ref(&odd)),
                 ..Scope::ALL
             },
             boottime_ns,

@@ -143,6 +143,7 @@ impl Live {
             &Setup {
                 config,
                 ports: request.filters.ports.clone(),
+                namespaces: request.filters.netns.inodes(),
                 buffer_bytes: request.buffer_bytes,
                 log_level: request.log_level,
                 types: &types,
@@ -231,7 +232,8 @@ impl Live {
         self.attached.no_fentry.as_deref()
     }
 
-    /// The network namespaces that are traced, with [`NetnsFilter::Changing`]; `None` without.
+    /// The network namespaces that are traced, where they are a set: with [`NetnsFilter::Changing`], or with
+    /// several.
     ///
     /// [`NetnsFilter::Changing`]: crate::bpf::filters::NetnsFilter::Changing
     #[must_use]

@@ -57,7 +57,7 @@ impl Snapshots {
     pub(super) fn begin(&mut self) {
         self.wanted = false;
         match self.filters.netns {
-            NetnsFilter::Any | NetnsFilter::One(_) => {}
+            NetnsFilter::Any | NetnsFilter::These(_) => {}
             // All that is in these namespaces is younger than their being traced.
             NetnsFilter::Changing => return,
         }
@@ -156,7 +156,7 @@ fn take(filters: &Filters) -> Taken {
     };
     snapshot::take(
         &Scope {
-            netns: filters.netns.one(),
+            namespaces: filters.netns.these(),
             ipv4: filters.family != Some(Family::Ipv6),
             ipv6: filters.family != Some(Family::Ipv4),
             keep: &keep,

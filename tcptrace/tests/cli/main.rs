@@ -286,6 +286,7 @@ fn buffer_size_that_cannot_be_is_named() {
 fn unknown_network_namespace_is_named() {
     for word in ["no-such-name", "/no/such/path", "/proc/self/ns/mnt", "1"] {
         unknown(&["-N", word], word);
+        unknown(&["-N", &format!("/proc/self/ns/net,{word}")], word);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Filters by port, family and network namespace: all of what matches, and nothing else.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
@@ -37,6 +38,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         Scenario::new("filters: -4 and -6 (ipv4, ipv6)", families),
         Scenario::new("filters: --state in both spellings", states),
         Scenario::new("filters: -N of another namespace", other_namespace),
+        Scenario::new("filters: -N of several namespaces", several_namespaces),
         Scenario::new("filters: -N by inode, path and name", namespace_by_any_word),
     ]
 }
@@ -303,6 +305,49 @@ fn other_namespace() -> Result<()> {
             Ok(())
         })
     })
+}
+
+/// Shown is what is in any of them, older than the trace or not; and nothing else.
+fn several_namespaces() -> Result<()> {
+    netns::with_new(|one| {
+        let older = connected()?;
+        netns::with_new(|two| {
+            let also_older = connected()?;
+            netns::with_new(|three| {
+                let [one_path, two_path, three_path] =
+                    [one, two, three].map(|netns| netns.path.display().to_string());
+                let both = format!("{one_path},{two_path}");
+                let flags = ["--json", "-N", &both, "--netns", &three_path];
+                let tracer = Tracer::json_command(tracer::command(&flags, &[]))?;
+                netns::with_new(|_| connect_twice(Family::V4, ports::next()))?;
+                connect_twice(Family::V4, ports::next())?;
+                for Pair { client, server } in [older, also_older] {
+                    close_in_order(client, &server)?;
+                }
+                let report = tracer.stop_settled()?;
+                let seen: BTreeSet<u32> =
+                    report.transitions.iter().map(|line| line.netns).collect();
+                ensure!(
+                    seen == BTreeSet::from([one.inode, two.inode, three.inode]),
+                    "seen were {seen:?}"
+                );
+                let older = report.connections.iter().filter(|told| !told.complete);
+                ensure!(
+                    older.clone().count() == 4 && older.clone().all(|told| told.owner.is_some()),
+                    "four ends are older than the trace, and have an owner: {:#?}",
+                    older.collect::<Vec<_>>()
+                );
+                Ok(())
+            })
+        })
+    })
+}
+
+/// A connection whose listener is gone.
+fn connected() -> Result<Pair> {
+    let port = ports::next();
+    let listener = Family::V4.listener(port)?;
+    Ok(Family::V4.pair(&listener, port)?)
 }
 
 fn namespace_by_any_word() -> Result<()> {

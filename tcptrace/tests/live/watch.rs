@@ -31,7 +31,7 @@ impl Watch {
 
     fn open(calls: Calls, change: impl FnOnce(&mut Filters)) -> Result<Self, Failure> {
         let mut filters = Filters {
-            netns: Namespace::own().map_or(NetnsFilter::Any, NetnsFilter::One),
+            netns: Namespace::own().map_or(NetnsFilter::Any, |own| NetnsFilter::These(vec![own])),
             ..Filters::default()
         };
         change(&mut filters);

@@ -39,9 +39,9 @@ pub(in crate::cli) struct FilterArgs {
     #[arg(short = '6', long)]
     pub(in crate::cli) ipv6: bool,
 
-    /// A network namespace: inode number, name (ip netns) or path
-    #[arg(short = 'N', long, value_name = "NETNS")]
-    pub(in crate::cli) netns: Option<String>,
+    /// A network namespace: inode number, name (ip netns) or path (also blue,green; repeatable)
+    #[arg(short = 'N', long, value_name = "NETNS", value_delimiter = ',')]
+    pub(in crate::cli) netns: Vec<String>,
 
     /// A cgroup (v2) and all below it: path or id
     #[arg(long, value_name = "CGROUP")]
