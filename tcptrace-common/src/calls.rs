@@ -7,6 +7,9 @@ use core::mem::size_of;
 /// `sys_exit_*`: kernel/trace/trace_syscalls.c `syscall_enter_define_fields` (v6.18). User space compares
 /// with the `format` file before it attaches.
 pub mod syscall_layout {
+    /// Offset of the number of the system call (int, of which kernels up to 6.1 at least make a long: its
+    /// first half is the same on machines that are little endian, and 0 for all calls on others).
+    pub const NUMBER: usize = 8;
     /// Offset of the first argument, in bytes; each has 8.
     pub const ARGUMENTS: usize = 16;
     /// Offset of what the call returns (long).

@@ -34,6 +34,21 @@ const BY_OWNER: u32 =
 const SOCKADDR_IN_BYTES: u32 = 16;
 const SIN6_LEN_RFC2133: u32 = 24;
 
+/// What only the tracepoint of a system call shows.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Syscall {
+    /// The kernel's number of it.
+    pub(crate) number: u32,
+    /// The descriptor of the socket.
+    pub(crate) fd: u32,
+}
+
+impl Syscall {
+    /// The hook is another one.
+    pub(crate) const UNKNOWN: Self = Self { number: 0, fd: 0 };
+}
+
 /// A call that has not returned.
 #[repr(C)]
 pub(crate) struct UnderWay {
@@ -50,8 +65,8 @@ pub(crate) struct UnderWay {
     call: u8,
     /// 1 when `asked` could be read.
     asked_known: u32,
-    /// The descriptor, where the hook shows it.
-    fd: u32,
+    /// The system call, where the hook shows it.
+    syscall: Syscall,
     /// Bits of [`socket_flag`] for the record to come.
     flags: u32,
     netns: u32,
@@ -62,7 +77,7 @@ pub(crate) struct UnderWay {
     undecided: u32,
     /// The port asked for, host byte order; 0 for none.
     asked_port: u16,
-    padding: [u16; 3],
+    padding: u16,
     /// Address of the socket's `struct cgroup`; 0 for none.
     cgroup: u64,
 }
@@ -95,9 +110,9 @@ pub(crate) enum Address {
 }
 
 /// Remembers that the current task calls `call` for the TCP socket at `sk`, if the filters want it. `number`
-/// is the length of the address, or the backlog; `fd` is 0 where the hook does not show it.
+/// is the length of the address, or the backlog.
 #[inline(always)]
-pub(crate) fn begin(sk: u64, call: u8, fd: u32, address: Address, number: u32) {
+pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, number: u32) {
     let mut common = SockCommon::new();
     if !common.fill(sk, 0) {
         return;
@@ -141,14 +156,14 @@ pub(crate) fn begin(sk: u64, call: u8, fd: u32, address: Address, number: u32) {
         state: common.field(config!(offsets.skc_state)),
         call,
         asked_known,
-        fd,
+        syscall,
         flags: 0,
         netns: kernel::netns_inode(common.field(config!(offsets.skc_net))),
         uid: kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX),
         holders: 0,
         undecided,
         asked_port,
-        padding: [0; 3],
+        padding: 0,
         cgroup: cgroup.unwrap_or(0),
     };
     if CALLS
@@ -199,12 +214,13 @@ pub(crate) fn in_the_way(asker: u64, holder: u64) {
     }
 }
 
-/// The socket and the descriptor of the current task's call of `call`.
+/// Which call the current task has begun by the system call with this number, for which socket, and the
+/// descriptor of that.
 #[inline(always)]
-pub(crate) fn under_way(call: u8) -> Option<(u64, u32)> {
-    let under_way = CALLS.get_ptr(bpf_get_current_pid_tgid())?;
-    // SAFETY: only this task uses the entry.
-    unsafe { ((*under_way).call == call).then_some(((*under_way).sk, (*under_way).fd)) }
+pub(crate) fn under_way(number: u32) -> Option<(u8, u64, u32)> {
+    let under_way = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())?;
+    let Syscall { number: begun, fd } = field!(under_way.syscall);
+    (begun == number).then_some((field!(under_way.call), field!(under_way.sk), fd))
 }
 
 /// Forgets the current task's call.

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use tcptrace_common::{call, socket_flag};
 
 use crate::{
-    call::{self as calls, Address},
+    call::{self as calls, Address, Syscall},
     kernel::{self, config},
 };
 
@@ -177,7 +177,7 @@ fn begin(socket: u64, call: u8, address: Address, number: u32) {
     let sk = sock_of(socket);
     // These functions serve datagrams, too.
     if kernel::is_tcp(sk) {
-        calls::begin(sk, call, 0, address, number);
+        calls::begin(sk, call, Syscall::UNKNOWN, address, number);
     }
 }
 

@@ -10,7 +10,7 @@ use tcptrace_common::{RecordKind, call, syscall_layout};
 
 use super::accept;
 use crate::{
-    call::{self as calls, Address},
+    call::{self as calls, Address, Syscall},
     emit,
     kernel::{self, config},
 };
@@ -22,24 +22,10 @@ fn sys_enter_bind(ctx: TracePointContext) -> i32 {
     0
 }
 
-/// Its end.
-#[tracepoint]
-fn sys_exit_bind(ctx: TracePointContext) -> i32 {
-    end(&ctx, call::BIND);
-    0
-}
-
 /// net/socket.c `listen(fd, backlog)` (v6.18).
 #[tracepoint]
 fn sys_enter_listen(ctx: TracePointContext) -> i32 {
     begin(&ctx, call::LISTEN);
-    0
-}
-
-/// Its end.
-#[tracepoint]
-fn sys_exit_listen(ctx: TracePointContext) -> i32 {
-    end(&ctx, call::LISTEN);
     0
 }
 
@@ -50,44 +36,23 @@ fn sys_enter_connect(ctx: TracePointContext) -> i32 {
     0
 }
 
-/// Its end.
+/// The end of any of these: one program for the three tracepoints, so that the kernel verifies it once.
 #[tracepoint]
-fn sys_exit_connect(ctx: TracePointContext) -> i32 {
-    end(&ctx, call::CONNECT);
+fn sys_exit_call(ctx: TracePointContext) -> i32 {
+    end(&ctx);
     0
 }
 
-/// Before the end of bind() above.
+/// Before the end above, likewise.
 #[tracepoint]
-fn list_for_bind(ctx: TracePointContext) -> i32 {
-    list(&ctx, call::BIND);
+fn list_for_call(ctx: TracePointContext) -> i32 {
+    list(&ctx);
     0
 }
 
-/// Before the end of listen() above.
-#[tracepoint]
-fn list_for_listen(ctx: TracePointContext) -> i32 {
-    list(&ctx, call::LISTEN);
-    0
-}
-
-/// Before the end of connect() above.
-#[tracepoint]
-fn list_for_connect(ctx: TracePointContext) -> i32 {
-    list(&ctx, call::CONNECT);
-    0
-}
-
-/// net/socket.c `accept` (v6.18): the new descriptor, or an errno made negative.
+/// The end of net/socket.c `accept` and of `accept4` (v6.18): the new descriptor, or an errno made negative.
 #[tracepoint]
 fn sys_exit_accept(ctx: TracePointContext) -> i32 {
-    accepted(&ctx);
-    0
-}
-
-/// net/socket.c `accept4` (v6.18), likewise.
-#[tracepoint]
-fn sys_exit_accept4(ctx: TracePointContext) -> i32 {
     accepted(&ctx);
     0
 }
@@ -99,17 +64,21 @@ fn begin(ctx: &TracePointContext, call: u8) {
     let Some(sk) = tcp_socket(fd) else {
         return;
     };
+    let syscall = Syscall {
+        number: number(ctx),
+        fd,
+    };
     let second = argument(ctx, 1);
     if call == call::LISTEN {
-        return calls::begin(sk, call, fd, Address::None, second as u32);
+        return calls::begin(sk, call, syscall, Address::None, second as u32);
     }
     let len = argument(ctx, 2) as u32;
-    calls::begin(sk, call, fd, Address::User(second), len);
+    calls::begin(sk, call, syscall, Address::User(second), len);
 }
 
 #[inline(always)]
-fn end(ctx: &TracePointContext, call: u8) {
-    let Some((sk, fd)) = calls::under_way(call) else {
+fn end(ctx: &TracePointContext) {
+    let Some((call, sk, fd)) = calls::under_way(number(ctx)) else {
         return;
     };
     let result = result(ctx) as i32;
@@ -127,12 +96,12 @@ fn end(ctx: &TracePointContext, call: u8) {
 
 /// Where another thread has closed the descriptor meanwhile, there is no record to list anything for.
 #[inline(always)]
-fn list(ctx: &TracePointContext, call: u8) {
+fn list(ctx: &TracePointContext) {
     let result = result(ctx) as i32;
     if result >= 0 {
         return;
     }
-    if let Some((sk, fd)) = calls::under_way(call)
+    if let Some((call, sk, fd)) = calls::under_way(number(ctx))
         && tcp_socket(fd) == Some(sk)
     {
         calls::list_holders(call, sk, result);
@@ -148,10 +117,22 @@ fn accepted(ctx: &TracePointContext) {
     }
 }
 
+/// The number of the system call.
+#[inline(always)]
+fn number(ctx: &TracePointContext) -> u32 {
+    // SAFETY: user space has compared the layout with that of the tracepoint; the verifier bounds it.
+    unsafe {
+        ctx.as_ptr()
+            .byte_add(syscall_layout::NUMBER)
+            .cast::<u32>()
+            .read_volatile()
+    }
+}
+
 /// An argument of the system call.
 #[inline(always)]
 fn argument(ctx: &TracePointContext, number: usize) -> u64 {
-    // SAFETY: user space has compared the layout with that of the tracepoint; the verifier bounds it.
+    // SAFETY: as above.
     unsafe {
         ctx.as_ptr()
             .byte_add(syscall_layout::ARGUMENTS + number * 8)

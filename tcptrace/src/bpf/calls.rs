@@ -268,23 +268,23 @@ fn attach_functions(
     Ok((links, no_lists))
 }
 
-/// The system calls: programs and their tracepoints. Programs on one tracepoint run in the order in which they
+/// The system calls: programs and their tracepoints, of which one program may have several. Programs on one tracepoint run in the order in which they
 /// are attached (kernel/bpf/core.c `bpf_prog_array_copy`, v6.18): holders are listed first. Ends come before
 /// beginnings, as above.
 const SYSCALLS: [(&str, &str, RecordKind); 9] = [
-    ("list_for_bind", "sys_exit_bind", RecordKind::Holder),
-    ("list_for_listen", "sys_exit_listen", RecordKind::Holder),
-    ("list_for_connect", "sys_exit_connect", RecordKind::Holder),
-    ("sys_exit_bind", "sys_exit_bind", RecordKind::Call),
-    ("sys_exit_listen", "sys_exit_listen", RecordKind::Call),
-    ("sys_exit_connect", "sys_exit_connect", RecordKind::Call),
+    ("list_for_call", "sys_exit_bind", RecordKind::Holder),
+    ("list_for_call", "sys_exit_listen", RecordKind::Holder),
+    ("list_for_call", "sys_exit_connect", RecordKind::Holder),
+    ("sys_exit_call", "sys_exit_bind", RecordKind::Call),
+    ("sys_exit_call", "sys_exit_listen", RecordKind::Call),
+    ("sys_exit_call", "sys_exit_connect", RecordKind::Call),
     ("sys_enter_bind", "sys_enter_bind", RecordKind::Call),
     ("sys_enter_listen", "sys_enter_listen", RecordKind::Call),
     ("sys_enter_connect", "sys_enter_connect", RecordKind::Call),
 ];
 const ACCEPTS: [(&str, &str, RecordKind); 2] = [
     ("sys_exit_accept", "sys_exit_accept", RecordKind::Accept),
-    ("sys_exit_accept4", "sys_exit_accept4", RecordKind::Accept),
+    ("sys_exit_accept", "sys_exit_accept4", RecordKind::Accept),
 ];
 
 fn attach_syscalls(accepted: bool, ebpf: &mut Ebpf) -> Result<Attached, String> {

@@ -317,7 +317,10 @@ impl Hook {
             }
             Place::Syscall(_, number) => {
                 let program: &mut TracePoint = program.try_into()?;
-                program.load()?;
+                // It may be at another tracepoint already.
+                if program.fd().is_err() {
+                    program.load()?;
+                }
                 Ok(LinkId::Tracepoint(perf::attach(program.fd()?, number)?))
             }
         }
@@ -347,6 +350,11 @@ impl Link {
             }
         };
         detached.map_err(|error| anyhow!("cannot detach {name}: {error}"))
+    }
+
+    /// The program's name, which other links may have, too.
+    pub(crate) fn name(&self) -> &'static str {
+        self.hook.program
     }
 
     /// The program's descriptor, and what it records.

@@ -1,5 +1,7 @@
 //! Owns loading and attaching: configuration in, a running program with its maps out.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, anyhow};
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader, Pod,
@@ -151,13 +153,16 @@ impl Attached {
         let mut losses = Losses::new(counters);
         // Of the two on transitions, the second catches what is skipped of the first.
         losses.watch(transitions[0].program(&ebpf)?, Some(caught));
+        let mut watched = HashSet::new();
         for link in minisockets
             .iter()
             .chain(&accept)
             .chain(&calls_links)
             .chain(&resets)
         {
-            losses.watch(link.program(&ebpf)?, None);
+            if watched.insert(link.name()) {
+                losses.watch(link.program(&ebpf)?, None);
+            }
         }
         Ok(Self {
             time_wait,

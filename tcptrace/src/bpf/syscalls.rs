@@ -12,8 +12,8 @@ struct Field {
     size: usize,
 }
 
-/// The number of the tracepoint `syscalls/name`, once it is certain that it has its arguments (of an
-/// entry) or its result (of an exit) where the programs read them.
+/// The number of the tracepoint `syscalls/name`, once it is certain that it has its number, and its
+/// arguments (of an entry) or its result (of an exit), where the programs read them.
 ///
 /// # Errors
 /// One sentence: it is not there, or looks different.
@@ -38,7 +38,10 @@ pub(super) fn find(tracefs: &Tracefs, name: &str) -> Result<u64, String> {
 }
 
 fn fits(name: &str, format: &str) -> bool {
-    let fields = fields(format);
+    let number = Field {
+        offset: syscall_layout::NUMBER,
+        size: 4,
+    };
     let word = |offset| Field { offset, size: 8 };
     let wanted = if name.starts_with("sys_exit_") {
         vec![word(syscall_layout::RESULT)]
@@ -48,10 +51,10 @@ fn fits(name: &str, format: &str) -> bool {
             .map(|number| word(syscall_layout::ARGUMENTS + number * 8))
             .collect()
     };
-    fields == wanted
+    fields(format) == [vec![number], wanted].concat()
 }
 
-/// The fields behind those that all tracepoints have, and the number of the call.
+/// The fields behind those that all tracepoints have.
 fn fields(format: &str) -> Vec<Field> {
     format
         .lines()
@@ -65,8 +68,7 @@ fn fields(format: &str) -> Vec<Field> {
                 size: number("size:")?,
             };
             let name = declared.rsplit(' ').next()?;
-            (!name.starts_with("common_") && name != "__syscall_nr" && name != "nr")
-                .then_some(field)
+            (!name.starts_with("common_")).then_some(field)
         })
         .collect()
 }
@@ -98,6 +100,10 @@ mod tests {
         assert!(!fits(
             "sys_enter_bind",
             &BIND.replace("offset:24", "offset:20")
+        ));
+        assert!(!fits(
+            "sys_exit_bind",
+            &EXIT.replace("offset:8", "offset:12")
         ));
         assert!(!fits("sys_exit_bind", &EXIT.replace("size:8", "size:4")));
         assert!(!fits("sys_exit_bind", ""));
