@@ -13,12 +13,13 @@ use tcptrace_common::{BucketOffsets, Config};
 use super::{OBJECT, load::ConfigData, offsets::KernelTypes};
 
 /// The larger tables of the object, which this program does not use.
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 6] = [
     "UNDECIDED",
     "FOLLOWED",
     "FOLLOWED_COOKIES",
     "FOLLOWED_LISTENERS",
     "CALLS",
+    "NETNS_WANTED",
 ];
 /// The program of tcptrace-ebpf/src/probes/list_holders.rs.
 const PROGRAM: &str = "list_holders";
