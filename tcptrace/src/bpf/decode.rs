@@ -6,6 +6,7 @@ mod minisocket;
 
 use std::{
     fmt,
+    mem::offset_of,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU64,
 };
@@ -115,6 +116,15 @@ impl fmt::Debug for Decoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decoder").finish_non_exhaustive()
     }
+}
+
+/// [`HolderRecord::inode`] of such a record, which no input has; `None` when there is no file.
+#[must_use]
+pub fn inode_of(holder: &[u8]) -> Option<u32> {
+    let bytes = holder
+        .get(offset_of!(HolderRecord, inode)..)?
+        .first_chunk()?;
+    Some(u32::from_ne_bytes(*bytes)).filter(|inode| *inode != 0)
 }
 
 /// What every record begins with.

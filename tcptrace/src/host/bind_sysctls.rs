@@ -1,6 +1,6 @@
 //! Owns the settings of a network namespace that decide about ports, as the rules take them.
 
-use std::{fs, str::FromStr, thread};
+use std::{fs, str::FromStr};
 
 use tcptrace_model::conflict::BindSysctls;
 
@@ -19,13 +19,7 @@ pub struct Settings {
 /// if it were off.
 #[must_use]
 pub fn read(namespace: &Namespace) -> Option<Settings> {
-    // /proc/sys/net shows the namespace of the thread that reads it: a thread of its own enters.
-    thread::scope(|threads| {
-        threads
-            .spawn(|| namespace.enter().ok().map(|()| read_here()))
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    namespace.inside(read_here).ok()
 }
 
 /// Reads those of the calling thread's namespace.

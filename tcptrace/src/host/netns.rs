@@ -9,7 +9,9 @@ use std::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::{ffi::OsStringExt, fs::MetadataExt},
     },
+    panic,
     path::{Path, PathBuf},
+    thread,
 };
 
 /// `NS_GET_NSTYPE` of include/uapi/linux/nsfs.h (v6.18): `_IO(0xb7, 0x3)`.
@@ -73,6 +75,20 @@ impl Namespace {
             return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    /// Runs `body` in this namespace, on a thread of its own; that of the calling thread stays as it is.
+    ///
+    /// # Errors
+    /// Those of [`Self::enter`]; `body` has not run then.
+    pub fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> io::Result<T> {
+        // setns(2) moves the thread that calls it, and /proc/sys/net shows the namespace of who reads it.
+        thread::scope(|threads| {
+            threads
+                .spawn(|| self.enter().map(|()| body()))
+                .join()
+                .unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
     }
 
     /// Whether the capabilities of this process count in it: it belongs to the user namespace of this process
@@ -246,7 +262,7 @@ mod tests {
         let own = device_list(Path::new("/proc/self/ns/net"));
         assert!(own.is_some());
         assert_eq!(own, device_list(&Namespace::own().unwrap().path));
-        let elsewhere = std::thread::spawn(|| {
+        let elsewhere = thread::spawn(|| {
             // SAFETY: unshare(2) takes an integer; it moves this thread alone.
             let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
             moved.then(|| device_list(Path::new("/proc/thread-self/ns/net")))
@@ -280,6 +296,8 @@ mod tests {
             ..Namespace::own().unwrap()
         };
         assert_eq!(stale.enter().unwrap_err().kind(), io::ErrorKind::NotFound);
+        let never = stale.inside(|| unreachable!("it was not entered"));
+        assert_eq!(never.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

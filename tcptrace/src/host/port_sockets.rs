@@ -1,7 +1,7 @@
 //! Owns the sockets on one port as sock_diag lists them: without privileges, and without their options.
 
+use super::sock_diag;
 pub use super::sock_diag::Listed;
-use super::sock_diag::{Family, SockDiag};
 
 /// The sockets with the local port `port` in the namespace of the calling thread; those that are only bound
 /// from 6.8 on. `boottime` reads CLOCK_BOOTTIME in ns.
@@ -9,21 +9,7 @@ use super::sock_diag::{Family, SockDiag};
 /// # Errors
 /// One sentence: the kernel does not list sockets.
 pub fn list_here(port: u16, boottime: &dyn Fn() -> u64) -> Result<Vec<Listed>, String> {
-    let mut diag = SockDiag::open().map_err(|trouble| trouble.to_string())?;
-    diag.include_bound();
-    diag.only_port(port);
-    let mut listed = Vec::new();
-    for family in [Family::Ipv4, Family::Ipv6] {
-        // An inconsistent list is the best there is.
-        diag.list(
-            family,
-            boottime,
-            &|one| one.local.port() == port,
-            &mut listed,
-        )
-        .map_err(|trouble| trouble.to_string())?;
-    }
-    Ok(listed)
+    sock_diag::with_local_port(Some(port), boottime).map_err(|trouble| trouble.to_string())
 }
 
 #[cfg(test)]

@@ -3,15 +3,11 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
-    thread,
 };
 
 use tcptrace_model::conflict::{BindSysctls, PortUse};
 
-use super::{
-    netns::Namespace,
-    sock_diag::{Family, Listed, SockDiag},
-};
+use super::{netns::Namespace, sock_diag};
 
 /// The TCP sockets of one namespace at one moment, as far as ports go.
 #[derive(Clone, Debug)]
@@ -37,21 +33,12 @@ impl PortHolders {
         namespace: &Namespace,
         boottime: &(dyn Fn() -> u64 + Sync),
     ) -> Result<Self, String> {
-        // setns(2) moves the thread that calls it: one of its own does, and ends.
-        thread::scope(|threads| {
-            threads
-                .spawn(|| {
-                    namespace.enter().map_err(|error| {
-                        format!(
-                            "cannot enter network namespace {}: {error}",
-                            namespace.inode
-                        )
-                    })?;
-                    list_here(boottime)
-                })
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        namespace.inside(|| list_here(boottime)).map_err(|error| {
+            format!(
+                "cannot enter network namespace {}: {error}",
+                namespace.inode
+            )
+        })?
     }
 
     /// Counts them: those of the range that the kernel chooses from, and of these the ones that are
@@ -145,14 +132,8 @@ fn same(wanted: SocketAddr, has: SocketAddr) -> bool {
 /// Lists those of the calling thread's namespace, as [`PortHolders::list`] does.
 pub(crate) fn list_here(boottime: &dyn Fn() -> u64) -> Result<PortHolders, String> {
     let ts_ns = boottime();
-    let mut diag = SockDiag::open().map_err(|trouble| trouble.to_string())?;
-    diag.include_bound();
-    let mut listed: Vec<Listed> = Vec::new();
-    for family in [Family::Ipv4, Family::Ipv6] {
-        // An inconsistent list is a count that is a little off.
-        diag.list(family, boottime, &|one| one.local.port() != 0, &mut listed)
-            .map_err(|trouble| trouble.to_string())?;
-    }
+    let listed =
+        sock_diag::with_local_port(None, boottime).map_err(|trouble| trouble.to_string())?;
     Ok(PortHolders {
         ts_ns,
         holders: listed

@@ -135,12 +135,39 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Lists the sockets of both families in the namespace of the calling thread whose local port is `port`, or
+/// any for `None`; those that are only bound from 6.8 on. An inconsistent list is the best there is: who
+/// asks for one at a moment can do nothing about it. `boottime` reads CLOCK_BOOTTIME in ns.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub(super) fn with_local_port(
+    port: Option<u16>,
+    boottime: &dyn Fn() -> u64,
+) -> Result<Vec<Listed>, Trouble> {
+    let mut diag = SockDiag::open()?;
+    diag.states |= ONLY_BOUND;
+    diag.local_port = port.unwrap_or(0);
+    let keep = |one: &Listed| match port {
+        Some(port) => one.local.port() == port,
+        None => one.local.port() != 0,
+    };
+    let mut listed = Vec::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        diag.list(family, boottime, &keep, &mut listed)?;
+    }
+    Ok(listed)
+}
+
 /// A netlink socket: it lists the sockets of the network namespace in which it was opened.
 pub(super) struct SockDiag {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
+    /// Which to list, as bits.
     states: u32,
+    /// Those with this local port only; 0 for any. The kernel still lists others that are only bound:
+    /// net/ipv4/tcp_diag.c `tcp_diag_dump` (v6.18) looks at the port of the others alone.
     local_port: u16,
 }
 
@@ -163,17 +190,6 @@ impl SockDiag {
             states: STATES,
             local_port: 0,
         })
-    }
-
-    /// Lists sockets that are only bound, too, where the kernel does.
-    pub(super) fn include_bound(&mut self) {
-        self.states |= ONLY_BOUND;
-    }
-
-    /// Lists those with this local port only. The kernel still lists others that are only bound:
-    /// net/ipv4/tcp_diag.c `tcp_diag_dump` (v6.18) looks at the port of the others alone.
-    pub(super) fn only_port(&mut self, port: u16) {
-        self.local_port = port;
     }
 
     /// Appends the sockets of a family that `keep` wants to `into`. Returns whether the list is

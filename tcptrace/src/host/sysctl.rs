@@ -28,13 +28,7 @@ const NAMES: [&str; 14] = [
 pub fn read_all(namespace: Option<&Namespace>) -> BTreeMap<String, String> {
     match namespace {
         None => read_here(),
-        // /proc/sys/net shows the namespace of the thread that reads it: a thread of its own enters.
-        Some(namespace) => std::thread::scope(|scope| {
-            scope
-                .spawn(|| namespace.enter().map(|()| read_here()).unwrap_or_default())
-                .join()
-                .unwrap_or_default()
-        }),
+        Some(namespace) => namespace.inside(read_here).unwrap_or_default(),
     }
 }
 

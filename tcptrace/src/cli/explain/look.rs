@@ -1,11 +1,11 @@
 //! Owns the look at the machine: who holds the port, the settings of the namespace, whether the address is
 //! one of the host's. Nothing is changed by it: no socket of this process ever gets the port.
 
-use std::{ffi::CString, io, mem::offset_of, net::SocketAddr, os::fd::AsRawFd, panic, thread};
+use std::{ffi::CString, io, net::SocketAddr, os::fd::AsRawFd};
 
 use anyhow::{Context, anyhow};
 use socket2::{Domain, Socket, Type};
-use tcptrace_common::{HolderLimit, HolderRecord, TcpState};
+use tcptrace_common::{HolderLimit, TcpState};
 use tcptrace_model::{
     EndedBy, Input, ListedHolder, Listing, OptionsSource, Phase,
     conflict::{Address, Holder, KernelVersion, PortUse},
@@ -13,7 +13,12 @@ use tcptrace_model::{
 
 use super::question::{Question, Who};
 use crate::{
-    bpf::{decode::Decoder, holders::Lister, offsets::KernelTypes, preflight},
+    bpf::{
+        decode::{self, Decoder},
+        holders::Lister,
+        offsets::KernelTypes,
+        preflight,
+    },
     cli::args::explain::ExplainArgs,
     failure::Failure,
     host::{
@@ -64,33 +69,25 @@ pub(super) fn look(
     args: &ExplainArgs,
     namespace: Option<&Namespace>,
 ) -> Result<(Vec<Question>, Seen), Failure> {
-    // setns(2) moves the thread that calls it: one of its own does, and ends.
-    thread::scope(|threads| {
-        threads
-            .spawn(|| {
-                if let Some(namespace) = namespace {
-                    enter(namespace)?;
-                }
-                look_here(args)
-            })
-            .join()
-            .unwrap_or_else(|panic| panic::resume_unwind(panic))
-    })
+    match namespace {
+        None => look_here(args),
+        Some(namespace) => namespace
+            .inside(|| look_here(args))
+            .map_err(|error| not_entered(namespace, error))?,
+    }
 }
 
-fn enter(namespace: &Namespace) -> Result<(), Failure> {
-    namespace.enter().map_err(|error| {
-        let path = namespace.path.display();
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => Failure::Unsupported(format!(
-                "cannot enter network namespace {path}: {error}; type: {}",
-                as_root()
-            )),
-            _ => Failure::Other(
-                anyhow!(error).context(format!("cannot enter network namespace {path}")),
-            ),
+fn not_entered(namespace: &Namespace, error: io::Error) -> Failure {
+    let path = namespace.path.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Failure::Unsupported(format!(
+            "cannot enter network namespace {path}: {error}; type: {}",
+            as_root()
+        )),
+        _ => {
+            Failure::Other(anyhow!(error).context(format!("cannot enter network namespace {path}")))
         }
-    })
+    }
 }
 
 /// Looks at the namespace of the calling thread.
@@ -115,10 +112,7 @@ fn look_here(args: &ExplainArgs) -> Result<(Vec<Question>, Seen), Failure> {
         ts_ns: clock::boottime_ns(),
         netns: namespace.inode,
         settings,
-        kernel: KernelVersion {
-            major: u16::try_from(kernel.major).unwrap_or(u16::MAX),
-            minor: u16::try_from(kernel.minor).unwrap_or(u16::MAX),
-        },
+        kernel: (&kernel).into(),
         hz: clock::hz().ok(),
         holders: Vec::new(),
         listing: Listing::Whole,
@@ -254,7 +248,7 @@ fn list_by_kernel(seen: &mut Seen, port: u16, device: u32) -> Result<(), String>
             };
             if let Input::Holder(mut listed) = read.input {
                 listed.asker = ASKER;
-                let inode = inode_of(record);
+                let inode = decode::inode_of(record);
                 holders.push(Held { listed, inode });
             }
             true
@@ -272,14 +266,6 @@ fn list_by_kernel(seen: &mut Seen, port: u16, device: u32) -> Result<(), String>
     seen.listing = if cut { Listing::Cut } else { Listing::Whole };
     seen.ts_ns = clock::boottime_ns();
     Ok(())
-}
-
-/// [`HolderRecord::inode`]
-fn inode_of(record: &[u8]) -> Option<u32> {
-    let bytes = record
-        .get(offset_of!(HolderRecord, inode)..)?
-        .first_chunk()?;
-    Some(u32::from_ne_bytes(*bytes)).filter(|inode| *inode != 0)
 }
 
 /// Lists the holders by sock_diag, which needs no privileges and does not know their options.

@@ -203,20 +203,13 @@ impl WireSettings {
             rearms_exact,
             kernel: kernel
                 .map(|(major, minor)| KernelVersion { major, minor })
-                .or_else(|| version_of(release))
+                .or_else(|| {
+                    kernel_version::KernelVersion::parse(release).map(|version| (&version).into())
+                })
                 .unwrap_or(defaults.kernel),
             calls: calls.unwrap_or(false),
         })
     }
-}
-
-/// The version in a release such as `6.1.0-42-cloud-amd64`.
-fn version_of(release: &str) -> Option<KernelVersion> {
-    let version = kernel_version::KernelVersion::parse(release)?;
-    Some(KernelVersion {
-        major: version.major.try_into().ok()?,
-        minor: version.minor.try_into().ok()?,
-    })
 }
 
 impl From<Ending> for WireEnding {
