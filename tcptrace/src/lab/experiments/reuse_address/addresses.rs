@@ -20,11 +20,11 @@ pub(super) const A6: Experiment = Experiment {
     says: "SO_REUSEADDR lets the same server run several times on different local addresses, 0.0.0.0 being \
            one of them; never on the same address and port.",
     why: "Two addresses that have nothing in common never compete for a port, with or without SO_REUSEADDR: \
-          net/ipv4/inet_connection_sock.c inet_rcv_saddr_equal (v6.18). 0.0.0.0 has every address in common, and \
-          beside a socket that listens SO_REUSEADDR is no help on Linux, other than on BSD, where the more \
-          specific address gets the connection: a second server could take them from the first \
-          (inet_bind_conflict). SO_REUSEPORT, since Linux 3.9, is the explicit consent: all have to set it, \
-          and belong to the same user; the kernel spreads connections over them.",
+          net/ipv4/inet_connection_sock.c inet_rcv_saddr_equal (v6.18). 0.0.0.0 has every address in common. \
+          Beside a socket that listens, SO_REUSEADDR is no help on Linux, unlike BSD: a second server could \
+          take connections from the first (inet_bind_conflict). SO_REUSEPORT, since Linux 3.9, is the explicit \
+          consent: all have to set it, and belong to the same user, and the kernel spreads connections \
+          over them.",
     condition: Some("none of the addresses is 0.0.0.0, and none of the servers has SO_REUSEPORT"),
     seconds: 3,
     play,

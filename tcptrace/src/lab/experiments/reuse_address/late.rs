@@ -29,9 +29,9 @@ pub(super) const K8: Experiment = Experiment {
            it and later ones have it not; one TIME_WAIT without it is enough to block bind().",
     why: "bind() reads the option of each holder as it is at that moment: net/ipv4/inet_connection_sock.c \
           inet_bind_conflict (v6.18). A connection is a copy of its listener, made when the handshake is \
-          completed (net/ipv4/inet_connection_sock.c inet_csk_clone_lock), and a TIME_WAIT has what its connection had at the end \
-          (net/ipv4/inet_timewait_sock.c inet_twsk_alloc). From then on each has its own: what is set on the \
-          listener changes nothing for connections that are there.",
+          completed (inet_csk_clone_lock of the same file), and a TIME_WAIT has what its connection had at the \
+          end (net/ipv4/inet_timewait_sock.c inet_twsk_alloc). From then on each has its own: what is set on \
+          the listener changes nothing for connections that are there.",
     condition: None,
     seconds: 4,
     play,
