@@ -8,10 +8,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use tcptrace_model::{Finding, Input, Settings, Tracker};
+use tcptrace_model::{Finding, Input, Loss, Settings, Tracker};
 
 use super::limits::{Cancel, PATIENCE};
-use crate::record::{Step, write::Recorder};
+use crate::{
+    record::{Step, write::Recorder},
+    render::text::loss_sentence,
+};
 
 /// How often one who waits looks whether the lab is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -28,7 +31,9 @@ struct Inner {
     recorder: Option<Recorder<File>>,
     /// Why the recording is not whole.
     trouble: Option<String>,
-    has_lost: bool,
+    /// Records are missing; how many, the losses say, a moment later.
+    has_gap: bool,
+    losses: Vec<Loss>,
 }
 
 impl Observed {
@@ -39,7 +44,8 @@ impl Observed {
                 findings: Vec::new(),
                 recorder,
                 trouble: None,
-                has_lost: false,
+                has_gap: false,
+                losses: Vec::new(),
             }),
             changed: Condvar::new(),
         }
@@ -57,7 +63,20 @@ impl Observed {
         }
         match step {
             Step::Input(input) => {
-                inner.has_lost |= matches!(input, Input::Gap { .. } | Input::Lost(_));
+                match input {
+                    Input::Gap { .. } => inner.has_gap = true,
+                    Input::Lost(loss) => inner.losses.push(*loss),
+                    Input::Transition(_)
+                    | Input::MinisocketEntered(_)
+                    | Input::MinisocketRearmed(_)
+                    | Input::MinisocketEnded(_)
+                    | Input::Reset(_)
+                    | Input::Accepted(_)
+                    | Input::Holder(_)
+                    | Input::Surroundings(_)
+                    | Input::Call(_)
+                    | Input::Snapshot(_) => {}
+                }
                 inner.tracker.handle(input);
             }
             Step::Tick { now_ns } => inner.tracker.advance(*now_ns),
@@ -84,9 +103,13 @@ impl Observed {
         inner.trouble.take()
     }
 
-    /// Whether records are missing from it.
-    pub(super) fn has_lost(&self) -> bool {
-        self.lock().has_lost
+    /// What is missing from it, a sentence each.
+    pub(super) fn lost(&self) -> Vec<String> {
+        let inner = self.lock();
+        if inner.losses.is_empty() && inner.has_gap {
+            return vec!["records of the trace were lost meanwhile".to_owned()];
+        }
+        inner.losses.iter().map(loss_sentence).collect()
     }
 
     /// All that `wanted` takes of what has been found so far.

@@ -19,7 +19,7 @@ use super::{
 
 /// An experiment that takes longer than this mostly waits: it needs no place among those that work.
 const LONG_SECONDS: u32 = 15;
-/// How often an experiment is played, at most, on a kernel that keeps events from the trace.
+/// How often an experiment is played, at most, when the trace may have missed something of it.
 const MOST_ATTEMPTS: u32 = 3;
 
 /// What is to be played, and how.
@@ -83,8 +83,9 @@ fn play_one(plan: &Plan, setting: &Setting, task: &Arc<Task>, mut again: impl Fn
             Ending::Played | Ending::Failed(_) => !report.is_as_expected(),
             Ending::Skipped(_) | Ending::Interrupted => false,
         };
+        let may_have_missed = plan.keeps_back || report.has_lost;
         // With wrong expectations nothing is as expected.
-        if !may_be_chance || setting.contradict || !plan.keeps_back || attempt == MOST_ATTEMPTS {
+        if !may_be_chance || setting.contradict || !may_have_missed || attempt == MOST_ATTEMPTS {
             return report;
         }
         again();
@@ -103,6 +104,7 @@ fn attempt_at(plan: &Plan, setting: &Setting, task: &Arc<Task>, attempts: u32) -
         attempts,
         took: std::time::Duration::ZERO,
         notes: Vec::new(),
+        has_lost: false,
     };
     if setting.cancel.is_cancelled() {
         return report;
@@ -128,11 +130,8 @@ fn attempt_at(plan: &Plan, setting: &Setting, task: &Arc<Task>, attempts: u32) -
                 Err(error) => ending(error),
             };
             report.notes = performance.notes;
-            if performance.has_lost {
-                report
-                    .notes
-                    .push("records of the trace were lost meanwhile".to_owned());
-            }
+            report.has_lost = !performance.lost.is_empty();
+            report.notes.extend(performance.lost);
             report.readings = performance.played.readings;
             report.steps = performance.played.steps;
             report.evidence = performance.played.shown;

@@ -110,11 +110,12 @@ impl Watch {
         // Of a namespace that goes on being traced nobody hears.
         let refused = self.wanted.remove(netns).err();
         let ts_ns = clock::boottime_ns();
-        observed.end(&Step::End(Ending {
-            ts_ns,
-            duration_ns: ts_ns.saturating_sub(self.start.ts_ns),
-        }))
-        .or(refused.map(|error| format!("{error:#}")))
+        observed
+            .end(&Step::End(Ending {
+                ts_ns,
+                duration_ns: ts_ns.saturating_sub(self.start.ts_ns),
+            }))
+            .or(refused.map(|error| format!("{error:#}")))
     }
 
     /// What it has turned out not to show, a sentence each.

@@ -194,7 +194,9 @@ fn came_with_a_transition(found: &TimeWaitEntered) -> bool {
         .all(|doubt| !found.doubts.contains(doubt))
 }
 
-fn loss_sentence(loss: &Loss) -> String {
+/// What was lost, in one sentence.
+#[must_use]
+pub fn loss_sentence(loss: &Loss) -> String {
     let &Loss {
         ts_ns: _,
         records,

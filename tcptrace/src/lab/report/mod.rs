@@ -46,6 +46,8 @@ pub struct Report {
     pub took: Duration,
     /// What is not whole, a sentence each.
     pub notes: Vec<String>,
+    /// Records are missing from the trace.
+    pub has_lost: bool,
 }
 
 impl Report {

@@ -64,7 +64,7 @@ pub fn report(report: &Report, start: &Start, look: Look) -> io::Result<String> 
     }
     if report.attempts > 1 {
         let times = format!(
-            "{} times: this kernel keeps some events from eBPF programs, and an earlier attempt did not go as expected",
+            "{} times: the trace may have missed something of an earlier attempt, which did not go as expected",
             report.attempts
         );
         part(&mut out, look, "Played", &times);

@@ -24,8 +24,8 @@ pub(in crate::lab) struct Setting {
 pub(in crate::lab) struct Performance {
     pub(in crate::lab) result: Result<()>,
     pub(in crate::lab) played: Played,
-    /// Records are missing from the trace.
-    pub(in crate::lab) has_lost: bool,
+    /// What is missing from the trace, a sentence each.
+    pub(in crate::lab) lost: Vec<String>,
     /// What is not whole, a sentence each.
     pub(in crate::lab) notes: Vec<String>,
 }
@@ -55,10 +55,10 @@ impl Setting {
         inside_new(|netns| {
             let mut stage = self.stage(netns, recording, Arc::new(Log::new()))?;
             let result = play(&mut stage);
-            let has_lost = stage.observed.has_lost();
+            let lost = stage.observed.lost();
             Ok(Performance {
                 result,
-                has_lost,
+                lost,
                 notes: self.watch.forget(netns).into_iter().collect(),
                 played: stage.played(),
             })
