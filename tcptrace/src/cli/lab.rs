@@ -33,6 +33,7 @@ use crate::{
             text::{self, Look},
         },
         run::Event,
+        script,
         session::{Session, Wanted},
     },
     render::{notice, text::Layout},
@@ -186,6 +187,12 @@ fn wanted(args: &RunArgs) -> Result<Vec<Arc<Task>>, Failure> {
     }
     let mut chosen: Vec<Arc<Task>> = Vec::new();
     for word in &args.wanted {
+        if script::is_file(word) {
+            if chosen.iter().all(|one| one.name != *word) {
+                chosen.push(Arc::new(script::load(word, id_of_file(word, &chosen))?));
+            }
+            continue;
+        }
         let found = all.iter().copied().filter(|one| {
             one.id.eq_ignore_ascii_case(word)
                 || one.name == word
@@ -209,12 +216,27 @@ fn wanted(args: &RunArgs) -> Result<Vec<Arc<Task>>, Failure> {
     Ok(chosen)
 }
 
+/// The name of the file without its folder and ending; with a number if another experiment is called so.
+fn id_of_file(file: &str, chosen: &[Arc<Task>]) -> String {
+    let stem = Path::new(file).file_stem().unwrap_or_default();
+    let stem = stem.to_string_lossy();
+    let is_free = |id: &str| {
+        chosen.iter().all(|one| one.id != id) && experiments::all().iter().all(|one| one.id != id)
+    };
+    if is_free(&stem) {
+        return stem.into_owned();
+    }
+    // Each of the others has taken one number at most.
+    (2..chosen.len() + 3)
+        .map(|number| format!("{stem}-{number}"))
+        .find(|id| is_free(id))
+        .unwrap_or_default()
+}
+
 fn unknown(word: &str) -> Failure {
-    Failure::Usage(if Path::new(word).extension().is_some() {
-        format!("there is no file {word}; list the experiments of the lab with: tcptrace lab list")
-    } else {
-        format!("there is no experiment {word:?}; list them with: tcptrace lab list")
-    })
+    Failure::Usage(format!(
+        "there is no experiment {word:?}, nor a file of that name; list the lab's own with: tcptrace lab list"
+    ))
 }
 
 /// Prints reports in the order of the plan, as soon as all before them are there; meanwhile, on a terminal, a line

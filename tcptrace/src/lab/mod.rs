@@ -4,7 +4,7 @@
 //! An [`experiment`] plays on a [`stage`]: it lets [`actor`]s open and close sockets, waits for states, and takes
 //! readings. A [`reading`] is what was measured, beside what a claim says and what this kernel is expected to do; the
 //! verdict on the claim follows from them. [`watch`] is the trace, [`run`] plays many side by side, [`report`] tells
-//! of them.
+//! of them. A [`script`] is an experiment from a file.
 
 pub mod actor;
 pub mod claims;
@@ -16,6 +16,7 @@ pub mod observed;
 pub mod reading;
 pub mod report;
 pub mod run;
+pub mod script;
 pub mod session;
 pub mod stage;
 mod sys;

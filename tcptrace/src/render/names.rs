@@ -102,6 +102,33 @@ pub(crate) fn signal(number: u8) -> Option<&'static str> {
     name(&SIGNALS, number.into())
 }
 
+/// The number of the error with this name.
+pub(crate) fn error_number(name: &str) -> Option<u16> {
+    number(&ERRORS, name).and_then(|number| number.try_into().ok())
+}
+
+/// The number of the signal with this name.
+pub(crate) fn signal_number(name: &str) -> Option<c_int> {
+    number(&SIGNALS, name)
+}
+
+/// The names of all errors that have one here.
+pub(crate) fn errors() -> impl Iterator<Item = &'static str> {
+    ERRORS.iter().map(|(_, name)| *name)
+}
+
+/// The names of all signals that have one here.
+pub(crate) fn signals() -> impl Iterator<Item = &'static str> {
+    SIGNALS.iter().map(|(_, name)| *name)
+}
+
+fn number(table: &[(c_int, &'static str)], name: &str) -> Option<c_int> {
+    table
+        .iter()
+        .find(|(_, known)| *known == name)
+        .map(|(number, _)| *number)
+}
+
 fn name(table: &[(c_int, &'static str)], number: c_int) -> Option<&'static str> {
     table
         .iter()
@@ -129,6 +156,17 @@ mod tests {
         assert_eq!(signal(2), Some("SIGINT"));
         assert_eq!(signal(0), None);
         assert_eq!(signal(34), None);
+    }
+
+    #[test]
+    fn names_go_to_numbers_and_back() {
+        assert_eq!(error_number("EADDRINUSE"), Some(98));
+        assert_eq!(error_number("EADDRINUS"), None);
+        assert_eq!(signal_number("SIGKILL"), Some(9));
+        for name in errors() {
+            assert_eq!(error(error_number(name).unwrap()).unwrap(), name);
+        }
+        assert_eq!(signals().count(), SIGNALS.len());
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod kernel_table;
 mod kernel_text;
 mod kernel_trace;
 mod lab;
+mod lab_scripts;
 mod lines;
 mod losses;
 mod netns;
@@ -160,6 +161,7 @@ fn main() -> ExitCode {
         bind_rules::scenarios(),
         calls::scenarios(),
         explain::scenarios(),
+        lab_scripts::scenarios(),
         start::scenarios(),
         comparison::scenarios(),
         thousand::scenarios(),

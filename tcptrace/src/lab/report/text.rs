@@ -151,7 +151,9 @@ fn verdict(out: &mut String, report: &Report, look: Look) {
             &wrong.join("; "),
         );
     }
-    part(out, look, "Why", &report.task.why);
+    if !report.task.why.is_empty() {
+        part(out, look, "Why", &report.task.why);
+    }
 }
 
 fn part(out: &mut String, look: Look, label: &str, text: &str) {
