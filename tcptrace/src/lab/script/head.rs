@@ -24,7 +24,7 @@ pub(super) struct Head {
 const KEYS: [&str; 6] = ["title", "claim", "why", "condition", "sysctl", "script"];
 const QUOTES: &str = "'''";
 
-/// Reads the file as TOML, as far as that goes.
+/// Reads the file as TOML.
 pub(super) fn read(source: &str, faults: &mut Vec<Fault>) -> Head {
     let (table, errors) = DeTable::parse_recoverable(source);
     for error in &errors {
@@ -32,8 +32,10 @@ pub(super) fn read(source: &str, faults: &mut Vec<Fault>) -> Head {
         faults.push(Fault::new(at, format!("not TOML: {}", error.message())));
     }
     let mut head = Head::default();
-    // What is missing may be where the file is no TOML.
-    let is_toml = errors.is_empty();
+    if !errors.is_empty() {
+        // What else seems to be wrong may come from that.
+        return head;
+    }
     let mut seen: Vec<String> = Vec::new();
     for (key, value) in table.get_ref() {
         let name: &str = key.get_ref();
@@ -76,7 +78,7 @@ pub(super) fn read(source: &str, faults: &mut Vec<Fault>) -> Head {
         ("claim", "claim = \"What is to be tried, in one sentence\""),
         ("script", "script = '''"),
     ] {
-        if is_toml && !seen.iter().any(|key| key == needed) {
+        if !seen.iter().any(|key| key == needed) {
             faults.push(Fault::new(0..0, format!("{needed} is missing")).rather(example));
         }
     }

@@ -257,6 +257,7 @@ fn a_wrong_head_is_told_with_what_would_be_right() {
     }
     let told = told_of("title = \"T\nclaim = \"C\"\n");
     assert!(told[0].starts_with("1: not TOML: "), "{told:?}");
+    assert_eq!(told.len(), 1, "{told:?}");
 }
 
 /// Wrong lines after [`BEGIN`], and what is said of them.
