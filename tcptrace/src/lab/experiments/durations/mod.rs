@@ -41,7 +41,7 @@ const TIME_WAIT: Duration = Duration::from_secs(60);
 /// How much later than the timer wheel allows a timer of 60 s may run on a busy machine.
 const BUSY: Duration = Duration::from_secs(3);
 /// How long after an event the trace tells of it, on a busy machine.
-const TOLD_WITHIN: Duration = Duration::from_secs(10);
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection whose server has closed first and is in TIME_WAIT. The server still had its socket when the
 /// client's FIN came, so the minisocket begins with the real TIME_WAIT.

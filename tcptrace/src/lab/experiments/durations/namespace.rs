@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tcptrace_model::{Finding, TcpState, TimeWait, TimeWaitEnd};
 
-use super::{HalfClosed, PORT, SERVER, TIME_WAIT, half_closed};
+use super::{HalfClosed, PORT, SERVER, TIME_WAIT, TOLD_WITHIN, half_closed};
 use crate::{
     host::clock,
     lab::{
@@ -50,7 +50,7 @@ pub(super) const K21: Experiment = Experiment {
             .reading("TIME_WAITs that went with the namespace")
             .claim(u64::from(COUNT))
             .measured(with_it as u64, Source::Finding);
-        let times = |of: fn(&TimeWait) -> Option<u64>| ended.iter().filter_map(move |one| of(one));
+        let times = |of: fn(&TimeWait) -> Option<u64>| ended.iter().filter_map(of);
         let first_ns = times(|one| Some(one.ts_ns)).min().unwrap_or_default();
         let last_ns = times(|one| Some(one.ts_ns)).max().unwrap_or_default();
         let longest_ns = times(|one| one.time_wait_ns).max().unwrap_or_default();
@@ -73,7 +73,7 @@ pub(super) const K21: Experiment = Experiment {
                 Source::Finding,
             );
         if let Some(found) = ended.into_iter().next() {
-            stage.show(Finding::TimeWait(found));
+            stage.show(Finding::TimeWait(Box::new(found)));
         }
         Ok(())
     },
@@ -96,14 +96,16 @@ fn fill(stage: &Stage) -> Result<u64> {
     stage.count(PORT, TcpState::TimeWait)
 }
 
-/// The TIME_WAITs of the namespace that have ended, when all have, or when no more are told of.
-fn told(stage: &Stage, there: &Observed) -> Result<Vec<Box<TimeWait>>> {
+/// The TIME_WAITs of the namespace that have ended, when all have, or when no more are told of: a kernel that keeps
+/// events from the trace may have kept one of so many.
+fn told(stage: &Stage, there: &Observed) -> Result<Vec<TimeWait>> {
     let wanted = |finding: &Finding| match finding {
-        Finding::TimeWait(found) => Some(found.clone()),
+        Finding::TimeWait(found) => Some(**found),
         _ => None,
     };
-    let limit = Instant::now() + TAKEN_DOWN_WITHIN;
-    stage.until("the namespace to be taken down", || {
+    there.wait_for("the end of a TIME_WAIT", 1, stage.cancel(), wanted)?;
+    let limit = Instant::now() + TOLD_WITHIN;
+    stage.until("the others to end", || {
         let ended = there.all(wanted);
         Ok((ended.len() >= COUNT as usize || Instant::now() >= limit).then_some(ended))
     })
