@@ -72,6 +72,19 @@ pub(super) fn set_option(socket: RawFd, level: i32, name: i32, value: i32) -> io
     check(unsafe { libc::setsockopt(socket, level, name, (&raw const value).cast(), length) })
 }
 
+/// Chooses the first sequence number of a TCP socket that will connect: net/ipv4/tcp_ipv4.c `tcp_v4_connect`
+/// (v6.18) takes one from its clock only where there is none. `TCP_REPAIR` is how one gets there, and
+/// leaving it sets `SO_REUSEADDR` to off (net/ipv4/tcp.c `do_tcp_setsockopt`, v6.18).
+pub(super) fn choose_first_sequence(socket: RawFd, sequence: u32) -> io::Result<()> {
+    /// TCP_SEND_QUEUE (include/uapi/linux/tcp.h, v6.18)
+    const SEND_QUEUE: i32 = 2;
+    let set = |name, value| set_option(socket, libc::IPPROTO_TCP, name, value);
+    set(libc::TCP_REPAIR, 1)?;
+    set(libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
+    set(libc::TCP_QUEUE_SEQ, sequence.cast_signed())?;
+    set(libc::TCP_REPAIR, 0)
+}
+
 /// Brings the loopback interface of this thread's network namespace up.
 pub(super) fn loopback_up() -> io::Result<()> {
     let control = control(libc::AF_INET)?;

@@ -82,6 +82,10 @@ impl Sockets {
                 self.find(socket)?.connect(&address.into())?;
                 self.addresses(socket)
             }
+            Order::FirstSequence { socket, sequence } => {
+                sys::choose_first_sequence(self.find(socket)?.as_raw_fd(), sequence)?;
+                Ok(Answer::Done)
+            }
             Order::Disconnect { socket } => {
                 sys::disconnect(self.find(socket)?.as_raw_fd())?;
                 self.addresses(socket)

@@ -68,6 +68,8 @@ pub(super) enum Order {
     Bind { socket: u32, address: SocketAddr },
     /// listen()
     Listen { socket: u32, backlog: i32 },
+    /// Chooses the first sequence number of the connect() that follows.
+    FirstSequence { socket: u32, sequence: u32 },
     /// connect()
     Connect { socket: u32, address: SocketAddr },
     /// connect() with AF_UNSPEC.

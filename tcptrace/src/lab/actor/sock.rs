@@ -152,6 +152,21 @@ impl<'a> Sock<'a> {
         })
     }
 
+    /// Chooses the first sequence number of the connect() that follows, which the kernel otherwise takes from a
+    /// clock (RFC 9293 3.4.1). Sets `SO_REUSEADDR` to off.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn begin_at(&self, sequence: u32) -> Result<()> {
+        self.actor.must_be_done(&Order::FirstSequence {
+            socket: self.number,
+            sequence,
+        })?;
+        self.actor
+            .tell(format_args!("choose the first sequence number {sequence}"));
+        Ok(())
+    }
+
     /// connect() with AF_UNSPEC, which dissolves the connection.
     ///
     /// # Errors
