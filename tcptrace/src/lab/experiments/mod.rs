@@ -7,6 +7,7 @@ mod listeners;
 mod reconnecting;
 mod restart;
 mod reuse_address;
+mod scripted;
 mod segments;
 mod stuck;
 
