@@ -25,12 +25,13 @@ impl Stage {
     /// # Errors
     /// [`Skip`] where there are no TUN devices.
     pub fn wire(&mut self) -> Result<Device> {
-        let opened = self.log.now();
         let device =
             Device::open(PATIENCE).map_err(|error| match error.downcast_ref::<Unavailable>() {
                 Some(unavailable) => Skip(unavailable.to_string()).into(),
                 None => error,
             })?;
+        // The device counts from the end of its making, which takes milliseconds.
+        let opened = self.log.now();
         self.wires.push(Wire {
             device: device.clone(),
             opened,
