@@ -168,7 +168,7 @@ impl<'a> Scripted<'a> {
     }
 }
 
-/// The flags of a FIN, which has ACK, too (RFC 9293 3.5.1).
+/// The flags of a FIN, which has ACK, too (RFC 9293 3.1).
 pub(super) fn fin() -> Flags {
     Flags::FIN | Flags::ACK
 }

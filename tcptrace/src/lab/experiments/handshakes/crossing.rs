@@ -24,7 +24,7 @@ pub(super) const K16: Experiment = Experiment {
            TIME_WAIT, server or client.",
     why: "In FIN_WAIT1 there are two things to come: the ACK of this end's FIN and the peer's FIN. If the ACK \
           is first, the end goes to FIN_WAIT2; if the FIN is first, to CLOSING, and the ACK leads from there \
-          into TIME_WAIT (RFC 9293 3.6, figure 6; net/ipv4/tcp_input.c tcp_fin and tcp_rcv_state_process, \
+          into TIME_WAIT (RFC 9293 3.6, figure 13; net/ipv4/tcp_input.c tcp_fin and tcp_rcv_state_process, \
           v6.18). It lasts 60 s as any other, and the minisocket never has a phase of FIN_WAIT2.",
     condition: None,
     seconds: 1,
@@ -59,12 +59,12 @@ fn cross(stage: &mut Stage, device: &Device, name: &str, mut end: Scripted<'_>) 
         .find(|segment| !segment.flags.intersects(Flags::FIN))
         .map_or_else(|| "nothing".to_owned(), |segment| segment.flags.to_string());
     stage
-        .reading("its answer to the FIN that crossed its own")
+        .reading(format!("answer of the {name} to the crossing FIN"))
         .expect(ack())
         .measured(answer, Source::Segment);
     let left = end.left(stage)?;
     stage
-        .reading("left of its TIME_WAIT, just entered")
+        .reading(format!("left of the {name}'s new TIME_WAIT"))
         .expect(Expected::between(
             Duration::from_secs(55),
             Duration::from_millis(60_100),

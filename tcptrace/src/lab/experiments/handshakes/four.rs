@@ -59,7 +59,7 @@ fn four_with_the_kernel_first(stage: &mut Stage, device: &Device) -> Result<()> 
         .measured(segments, Source::Segment);
     let states = pair.states(stage)?;
     stage
-        .reading("its states")
+        .reading("states of the server that closes first")
         .expect(vec![
             TcpState::Established,
             TcpState::FinWait1,
@@ -87,7 +87,7 @@ fn four_with_the_peer_first(stage: &mut Stage, device: &Device) -> Result<()> {
         .measured(segments, Source::Segment);
     let states = connected.states(stage)?;
     stage
-        .reading("its states")
+        .reading("states of the client that closes second")
         .expect(vec![
             TcpState::Established,
             TcpState::CloseWait,
@@ -117,7 +117,7 @@ fn fin_on_data(stage: &mut Stage, device: &Device) -> Result<()> {
     pair.peer.expect(Flags::ACK)?;
     let segments = pair.closing_segments(device)?.len() as u64;
     stage
-        .reading("segments, with that one")
+        .reading("segments, one of them with data")
         .claim(4)
         .measured(segments, Source::Segment);
     Ok(())
@@ -134,7 +134,7 @@ fn three_by_the_peer(stage: &mut Stage, device: &Device) -> Result<()> {
         .measured(segments, Source::Segment);
     let states = connected.states(stage)?;
     stage
-        .reading("states of the client, which gets that")
+        .reading("states of the client that gets that")
         .expect(vec![
             TcpState::Established,
             TcpState::FinWait1,

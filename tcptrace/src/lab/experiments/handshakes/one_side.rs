@@ -23,10 +23,10 @@ pub(super) const C1: Experiment = Experiment {
     says: "Only one of the two ends needs TIME_WAIT: the one that closes first.",
     why: "The end that sends the last ACK cannot know whether it has arrived; if not, the other end sends its \
           FIN again, and somebody must be there to answer. So TIME_WAIT falls to the end whose FIN was first \
-          (RFC 9293 3.6, figure 5): net/ipv4/tcp_input.c tcp_fin (v6.18) makes it in FIN_WAIT2, while the \
+          (RFC 9293 3.6, figure 12): net/ipv4/tcp_input.c tcp_fin (v6.18) makes it in FIN_WAIT2, while the \
           other end goes through LAST_ACK, gets an ACK and is done. If both send their FIN before the \
           other's has come, both have closed first and each sends an ACK of which it cannot know: both go \
-          through CLOSING into TIME_WAIT (figure 6, tcp_rcv_state_process). Seen from either end it is the same, so \
+          through CLOSING into TIME_WAIT (figure 13, tcp_rcv_state_process). Seen from either end it is the same, so \
           the scripted peer crosses FINs with a server and with a client of this kernel.",
     condition: Some("the two FINs do not cross"),
     seconds: 1,
@@ -78,7 +78,7 @@ fn in_order(stage: &mut Stage, server_first: bool) -> Result<()> {
         .skip_while(|state| *state != TcpState::Established)
         .collect();
     stage
-        .reading("states of the other end")
+        .reading(format!("states of the other end, the {name} first"))
         .expect(vec![
             TcpState::Established,
             TcpState::CloseWait,
@@ -104,7 +104,7 @@ fn crossing(stage: &mut Stage) -> Result<()> {
     let sides =
         u64::from(is_waiting(stage, pair.tuple)?) + u64::from(is_waiting(stage, connected.tuple)?);
     stage
-        .reading("ends with a TIME_WAIT, both were first")
+        .reading("ends with a TIME_WAIT, the FINs crossed")
         .claim(1)
         .expect(2)
         .measured(sides, Source::SockDiag);

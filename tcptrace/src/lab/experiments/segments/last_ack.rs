@@ -53,7 +53,7 @@ pub(super) const B3: Experiment = Experiment {
         })?;
         let after = pair.left(stage)?;
         stage
-            .reading("answer of TIME_WAIT to the FIN that comes again")
+            .reading("answer to the FIN that comes again")
             .claim(ack())
             .measured(answer, Source::Segment);
         stage

@@ -41,7 +41,7 @@ pub(super) const B4: Experiment = Experiment {
           RST ended the TIME_WAIT here, which is what RFC 1337 warns of, and both ends chose the numbers of \
           the old connection. There are further fences: first numbers come from a clock (secure_tcp_seq, \
           RFC 9293 3.4.1), and data counts only with an ACK of bytes that were sent (net/ipv4/tcp_input.c \
-          tcp_ack, RFC 5961 5.2). They make it unlikely; TIME_WAIT makes it impossible.",
+          tcp_ack, RFC 5961 5.2). They make it unlikely; TIME_WAIT rules it out for as long as it lasts.",
     condition: None,
     seconds: 1,
     play: |stage: &mut Stage| -> Result<()> {

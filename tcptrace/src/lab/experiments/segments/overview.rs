@@ -34,7 +34,8 @@ pub(super) const D7: Experiment = Experiment {
           sequence number and its timestamp alone, in this order: an older timestamp refuses it, a newer \
           number or a newer timestamp accepts it (net/ipv4/tcp_minisocks.c tcp_timewait_state_process; RFC \
           6191, RFC 7323 5.3). So tcp_tw_reuse does nothing for a server that closes first and whose clients \
-          come back. net.ipv4.tcp_rfc1337 is about a RST only.",
+          come back. net.ipv4.tcp_rfc1337 is about a RST only: \
+          with 1, none ends a TIME_WAIT.",
     condition: Some(
         "it is a connect() of the end in TIME_WAIT; for a SYN that comes in, tcp_tw_reuse does not count",
     ),
@@ -51,6 +52,7 @@ pub(super) const D7: Experiment = Experiment {
         };
         scene.numbers_and_timestamps()?;
         scene.tw_reuse_and_syn()?;
+        scene.rfc1337_and_reset()?;
         tw_reuse_and_connect(stage, &device)
     },
 };
@@ -136,6 +138,26 @@ impl Scene<'_> {
             .claim(true)
             .expect(false)
             .measured(decides, Source::Computed);
+        Ok(())
+    }
+
+    /// A RST at the number that comes next, with both values of tcp_rfc1337.
+    fn rfc1337_and_reset(&mut self) -> Result<()> {
+        for rfc1337 in [0, 1] {
+            self.stage.set_sysctl("net.ipv4.tcp_rfc1337", rfc1337)?;
+            self.port += 1;
+            let mut pair =
+                Scripted::served(self.device, self.listener, self.port, Timestamps::Without)?;
+            pair.close_to_time_wait(self.stage)?;
+            pair.peer.send(Flags::RST)?;
+            // It has no answer. A SYN has one when the RST has been dealt with; with an older number it is
+            // accepted only where there is no TIME_WAIT any more.
+            let answer = pair.answer_to_syn(-1000, 0)?;
+            self.stage
+                .reading(format!("a RST ends it, tcp_rfc1337={rfc1337}"))
+                .expect(rfc1337 == 0)
+                .measured(answer == syn_ack(), Source::Segment);
+        }
         Ok(())
     }
 }

@@ -66,7 +66,7 @@ pub(super) const K24: Experiment = Experiment {
                 .measured(left, Source::SockDiag);
             if let Some(answer) = answer {
                 stage
-                    .reading("its answer")
+                    .reading(format!("answer, {}", case.what))
                     .expect(ack())
                     .measured(answer, Source::Segment);
             }

@@ -38,7 +38,7 @@ pub(super) const K15: Experiment = Experiment {
                 port += 1;
                 let mut pair = Scripted::served(&device, &listener, port, Timestamps::With)?;
                 pair.close_to_time_wait(stage)?;
-                let what = format!("RST at {where_to}, tcp_rfc1337={rfc1337}: ended");
+                let what = format!("RST at {where_to}, rfc1337={rfc1337}");
                 let ends = sequence == 0 && rfc1337 == 0;
                 reset(stage, &mut pair, sequence, &what, ends)?;
             }
@@ -70,18 +70,18 @@ fn reset(
     let answer = pair.answer_to(|peer| peer.send_odd(Flags::FIN | Flags::ACK, again, b""))?;
     let now = stage.state(pair.tuple)?;
     stage
-        .reading(what)
+        .reading(format!("{what}: ended"))
         .claim(ends)
         .measured(now.is_none(), Source::SockDiag);
     let gone = Flags::RST.to_string();
     stage
-        .reading("answer to a FIN after that")
+        .reading(format!("{what}: answer to a FIN"))
         .expect(if ends { gone } else { Flags::ACK.to_string() })
         .measured(answer, Source::Segment);
     if ends {
         let ended = stage.time_wait(pair.tuple)?;
         stage
-            .reading("what ended it")
+            .reading(format!("{what}: ended by"))
             .expect("reset")
             .measured(ended.end.name(), Source::Finding);
     }
@@ -97,20 +97,21 @@ fn in_fin_wait2(
 ) -> Result<()> {
     let mut pair = Scripted::served(device, listener, port, Timestamps::With)?;
     pair.close_to_fin_wait2(stage)?;
+    let what = format!("RST in FIN_WAIT2, rfc1337={rfc1337}");
     pair.peer.send(Flags::RST)?;
     let answer = pair.answer_to(|peer| peer.send(Flags::FIN | Flags::ACK))?;
     let now = stage.state(pair.tuple)?;
     stage
-        .reading(format!("RST in FIN_WAIT2, tcp_rfc1337={rfc1337}: ended"))
+        .reading(format!("{what}: ended"))
         .claim(true)
         .measured(now.is_none(), Source::SockDiag);
     stage
-        .reading("answer to a FIN after that")
+        .reading(format!("{what}: answer to FIN"))
         .expect(Flags::RST.to_string())
         .measured(answer, Source::Segment);
     let ended = stage.time_wait(pair.tuple)?;
     stage
-        .reading("the phase it ended in")
+        .reading(format!("{what}: last phase"))
         .expect(TcpState::FinWait2.name().to_lowercase())
         .measured(ended.last_phase.name(), Source::Finding);
     Ok(())

@@ -48,6 +48,11 @@ pub(super) const C3: Experiment = Experiment {
 
 /// A client on a port of its own connects again: through the server's TIME_WAIT, then through its own.
 fn real_client(stage: &mut Stage, timestamps: u8, (port, client_port): (u16, u16)) -> Result<()> {
+    let with = if timestamps == 1 {
+        "with timestamps"
+    } else {
+        "without timestamps"
+    };
     let server = stage.actor("server")?;
     let client = stage.actor("client")?;
     let listener = server.listening((HOST, port), Options::REUSEADDR)?;
@@ -59,17 +64,17 @@ fn real_client(stage: &mut Stage, timestamps: u8, (port, client_port): (u16, u16
 
     let (listener, bound) = server.try_bind((HOST, port), Options::REUSEADDR)?;
     stage
-        .reading(format!("bind() again, tcp_timestamps={timestamps}"))
+        .reading(format!("{with}: bind() again"))
         .control(Called::Ok(()))
         .measured(bound, Source::Call);
     let listens = listener.listen()?;
     stage
-        .reading("listen() again")
+        .reading(format!("{with}: listen() again"))
         .control(Called::Ok(()))
         .measured(listens, Source::Call);
     let (at_client, called) = connect(&client, client_port, port)?;
     stage
-        .reading("connect(), TIME_WAIT at the server")
+        .reading(format!("{with}: connect() to TIME_WAIT"))
         .claim(EADDRINUSE)
         .expect(Called::Ok(()))
         .measured(called, Source::Call);
@@ -78,7 +83,7 @@ fn real_client(stage: &mut Stage, timestamps: u8, (port, client_port): (u16, u16
     }
     let ended = stage.time_wait(servers)?;
     stage
-        .reading("how that TIME_WAIT ended")
+        .reading(format!("{with}: how that ended"))
         .expect("reused_by_syn")
         .measured(ended.end.name(), Source::Finding);
 
@@ -91,7 +96,7 @@ fn real_client(stage: &mut Stage, timestamps: u8, (port, client_port): (u16, u16
         Err(EADDRNOTAVAIL)
     };
     stage
-        .reading("connect(), TIME_WAIT at the client")
+        .reading(format!("{with}: connect() from TIME_WAIT"))
         .claim(EADDRINUSE)
         .expect(expected)
         .measured(called, Source::Call);

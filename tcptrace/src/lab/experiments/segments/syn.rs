@@ -112,18 +112,20 @@ fn judged(
         .claim(answer_if(case.claimed))
         .expect(answer_if(case.accepted))
         .measured(answer, Source::Segment);
-    stage
-        .reading("counted as refused by PAWS")
-        .expect(u64::from(case.timestamp < 0))
-        .measured(counted, Source::Counter);
+    if case.timestamps == Timestamps::With {
+        stage
+            .reading(format!("PAWS counts: {}", case.what))
+            .expect(u64::from(case.timestamp < 0))
+            .measured(counted, Source::Counter);
+    }
     if case.accepted {
         let ended = stage.time_wait(pair.tuple)?;
         stage
-            .reading("how TIME_WAIT ended")
+            .reading(format!("how it ended: {}", case.what))
             .expect("reused_by_syn")
             .measured(ended.end.name(), Source::Finding);
     } else {
-        still_waits(stage, &pair)?;
+        still_waits(stage, &pair, case.what)?;
     }
     Ok(())
 }
@@ -140,13 +142,13 @@ fn nobody_listens(stage: &mut Stage, device: &Device) -> Result<()> {
         .claim(syn_ack())
         .expect(ack())
         .measured(answer, Source::Segment);
-    still_waits(stage, &pair)
+    still_waits(stage, &pair, "nobody listens")
 }
 
-fn still_waits(stage: &mut Stage, pair: &Scripted<'_>) -> Result<()> {
+fn still_waits(stage: &mut Stage, pair: &Scripted<'_>, what: &str) -> Result<()> {
     let now = stage.state(pair.tuple)?;
     stage
-        .reading("TIME_WAIT is still there")
+        .reading(format!("TIME_WAIT stays: {what}"))
         .expect(true)
         .measured(
             now.is_some_and(|now| now.state == TcpState::TimeWait),
