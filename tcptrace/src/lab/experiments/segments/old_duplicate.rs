@@ -81,7 +81,7 @@ fn in_time_wait(stage: &mut Stage, client: &Actor, old: &mut Scripted<'_>) -> Re
         .measured(answer, Source::Segment);
     let now = stage.state(old.tuple)?.context("TIME_WAIT is gone")?;
     stage
-        .reading("state after that")
+        .reading("state of the old connection after that")
         .claim(TcpState::TimeWait)
         .measured(now.state, Source::SockDiag);
     let socket = bound(client, None)?;

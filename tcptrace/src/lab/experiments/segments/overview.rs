@@ -34,14 +34,14 @@ pub(super) const D7: Experiment = Experiment {
           sequence number and its timestamp alone, in this order: an older timestamp refuses it, a newer \
           number or a newer timestamp accepts it (net/ipv4/tcp_minisocks.c tcp_timewait_state_process; RFC \
           6191, RFC 7323 5.3). So tcp_tw_reuse does nothing for a server that closes first and whose clients \
-          come back. net.ipv4.tcp_rfc1337 is about a RST only: \
-          with 1, none ends a TIME_WAIT.",
+          come back. net.ipv4.tcp_rfc1337 is about a RST only: with 1, none ends a TIME_WAIT.",
     condition: Some(
         "it is a connect() of the end in TIME_WAIT; for a SYN that comes in, tcp_tw_reuse does not count",
     ),
     seconds: 3,
     play: |stage: &mut Stage| -> Result<()> {
         let device = stage.wire()?;
+        tw_reuse_and_connect(stage, &device)?;
         let server = stage.actor("server")?;
         let listener = server.listening(Version::V4.local(8000), Options::NONE)?;
         let mut scene = Scene {
@@ -52,8 +52,7 @@ pub(super) const D7: Experiment = Experiment {
         };
         scene.numbers_and_timestamps()?;
         scene.tw_reuse_and_syn()?;
-        scene.rfc1337_and_reset()?;
-        tw_reuse_and_connect(stage, &device)
+        scene.rfc1337_and_reset()
     },
 };
 
