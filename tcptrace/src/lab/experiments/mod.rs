@@ -36,3 +36,37 @@ pub fn all() -> Vec<&'static Experiment> {
     });
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::lab::claims;
+
+    #[test]
+    fn every_claim_is_tried_and_no_other() {
+        let tried: BTreeSet<&str> = all().iter().flat_map(|one| one.claims).copied().collect();
+        let known: BTreeSet<&str> = claims::ALL.iter().map(|claim| claim.id).collect();
+        assert_eq!(tried, known);
+    }
+
+    #[test]
+    fn ids_and_names_are_their_own() {
+        let all = all();
+        let ids: BTreeSet<&str> = all.iter().map(|one| one.id).collect();
+        let names: BTreeSet<&str> = all.iter().map(|one| one.name).collect();
+        assert_eq!((ids.len(), names.len()), (all.len(), all.len()));
+        for experiment in all {
+            assert_eq!(experiment.claims.first(), Some(&experiment.id));
+            assert!(experiment.seconds <= 75, "{} takes too long", experiment.id);
+            for text in [experiment.says, experiment.why, experiment.title] {
+                assert!(
+                    !text.is_empty() && !text.contains("  "),
+                    "{}: {text}",
+                    experiment.id
+                );
+            }
+        }
+    }
+}

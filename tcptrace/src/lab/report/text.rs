@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Of the steps of an experiment, so many are told; the rest are counted.
-const MOST_STEPS: usize = 40;
+const MOST_STEPS: usize = 60;
 /// The longest column of a table.
 const WIDEST: usize = 44;
 
