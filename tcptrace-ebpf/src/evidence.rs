@@ -20,7 +20,7 @@ pub(crate) fn is_wanted(oldstate: u8, newstate: u8) -> bool {
     const LAST_ACK: u8 = TcpState::LastAck.number();
     const CLOSE: u8 = TcpState::Close.number();
     const LISTEN: u8 = TcpState::Listen.number();
-    oldstate != LISTEN && (matches!(newstate, FIN_WAIT1 | LAST_ACK | CLOSE) || oldstate == newstate)
+    matches!(newstate, FIN_WAIT1 | LAST_ACK | CLOSE) || oldstate == newstate && oldstate != LISTEN
 }
 
 /// Looks at the socket, whose windows have been filled, and at the task on the CPU; adds what is seen

@@ -8,7 +8,7 @@ use crate::lab::{
     actor::{Actor, Options, must},
     experiment::Experiment,
     reading::Source,
-    stage::Stage,
+    stage::{Stage, comm},
 };
 
 /// A listener that is shut down.
@@ -98,6 +98,10 @@ fn shut_listener(stage: &mut Stage, server: &Actor, rival: &Actor) -> Result<()>
             holder.map_or(TcpState::Listen, |found| found.holder.state),
             Source::Finding,
         );
+    stage.reading("its owner").expect("server").measured(
+        comm(holder.and_then(|found| found.owner.as_ref())),
+        Source::Finding,
+    );
     listener.close()?;
     let (_, called) = rival.try_bind("127.0.0.1:8000", Options::NONE)?;
     stage
