@@ -148,7 +148,7 @@ fn nobody_listens(stage: &mut Stage, device: &Device) -> Result<()> {
 fn still_waits(stage: &mut Stage, pair: &Scripted<'_>, what: &str) -> Result<()> {
     let now = stage.state(pair.tuple)?;
     stage
-        .reading(format!("TIME_WAIT stays: {what}"))
+        .reading(format!("it stays: {what}"))
         .expect(true)
         .measured(
             now.is_some_and(|now| now.state == TcpState::TimeWait),
