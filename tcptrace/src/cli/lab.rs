@@ -346,17 +346,20 @@ impl Printer {
         let count = |wanted: &dyn Fn(&Report) -> bool| {
             reports.iter().filter(|report| wanted(report)).count()
         };
-        let _ = writeln!(
+        let as_expected = count(&Report::is_as_expected);
+        let skipped = count(&|report| matches!(report.ending, Ending::Skipped(_)));
+        let interrupted = count(&|report| report.ending == Ending::Interrupted);
+        let _ = write!(
             out,
-            "{} played in {}s: {} as expected of this kernel, {} not, {} skipped",
-            count(&|report| !matches!(report.ending, Ending::Skipped(_))),
+            "{} played in {}s: {as_expected} as expected of this kernel, {} not, {skipped} skipped",
+            reports.len() - skipped,
             self.began.elapsed().as_secs(),
-            count(&Report::is_as_expected),
-            count(&|report| {
-                !report.is_as_expected() && !matches!(report.ending, Ending::Skipped(_))
-            }),
-            count(&|report| matches!(report.ending, Ending::Skipped(_))),
+            reports.len() - as_expected - skipped - interrupted,
         );
+        if interrupted > 0 {
+            let _ = write!(out, ", {interrupted} interrupted");
+        }
+        out.push('\n');
         print(&out)
     }
 

@@ -11,7 +11,20 @@ mod scripted;
 mod segments;
 mod stuck;
 
-use super::experiment::Experiment;
+use super::{
+    experiment::Experiment,
+    value::{Called, Errno},
+};
+
+/// A call that succeeds.
+const SUCCEEDS: Called = Ok(());
+/// Errnos of include/uapi/asm-generic/errno-base.h and errno.h (v6.18).
+const EACCES: Errno = Errno(13);
+const EINVAL: Errno = Errno(22);
+const EPIPE: Errno = Errno(32);
+const EOPNOTSUPP: Errno = Errno(95);
+const EADDRINUSE: Errno = Errno(98);
+const EADDRNOTAVAIL: Errno = Errno(99);
 
 /// All of them, in the order of their ids: claims of operators first (A to D), then those of the kernel (K).
 #[must_use]

@@ -5,20 +5,18 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tcptrace_model::{TcpState, TimeWait};
 
+use super::{EPIPE, SUCCEEDS};
 use crate::lab::{
     actor::{Options, must},
     experiment::Experiment,
     reading::Source,
     stage::{Stage, comm, known},
     tuple::Tuple,
-    value::{Called, Errno, Expected},
+    value::Expected,
     watch::STUCK_AFTER_NS,
 };
 
 pub(super) const ALL: &[Experiment] = &[B5, B6, K23];
-
-const SUCCEEDS: Called = Ok(());
-const EPIPE: Errno = Errno(32);
 
 /// How many connections the program of B5 forgets.
 const FORGOTTEN: u32 = 20;

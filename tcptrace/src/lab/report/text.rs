@@ -60,7 +60,7 @@ pub fn report(report: &Report, start: &Start, look: Look) -> io::Result<String> 
         Ending::Played => verdict(&mut out, report, look),
         Ending::Failed(why) => part(&mut out, look, "Not played to its end", why),
         Ending::Skipped(why) => part(&mut out, look, "Skipped", why),
-        Ending::Interrupted => part(&mut out, look, "Interrupted", ""),
+        Ending::Interrupted => out.push_str("  Interrupted.\n"),
     }
     if report.attempts > 1 {
         let times = format!(

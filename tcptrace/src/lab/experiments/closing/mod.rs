@@ -5,16 +5,10 @@ mod exits;
 mod resets;
 mod who_first;
 
-use crate::lab::{
-    actor::Received,
-    experiment::Experiment,
-    value::{Called, Errno},
-};
+use super::{EADDRINUSE, SUCCEEDS};
+use crate::lab::{actor::Received, experiment::Experiment};
 
 pub(super) const ALL: &[Experiment] = &[exits::A2, clients::D1, who_first::D2, resets::K17];
-
-const SUCCEEDS: Called = Ok(());
-const EADDRINUSE: Errno = Errno(98);
 
 /// What recv() returned, as a reading shows it.
 fn in_words(received: Received) -> String {

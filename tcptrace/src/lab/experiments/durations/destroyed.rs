@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tcptrace_model::TcpState;
 
+use super::super::EOPNOTSUPP;
 use super::{PORT, SERVER, server_in_time_wait};
 use crate::lab::{
     actor::Options,
@@ -10,10 +11,8 @@ use crate::lab::{
     limits::Skip,
     reading::Source,
     stage::Stage,
-    value::{Called, Errno, Expected},
+    value::{Called, Expected},
 };
-
-const EOPNOTSUPP: Errno = Errno(95);
 
 pub(super) const K25: Experiment = Experiment {
     id: "K25",

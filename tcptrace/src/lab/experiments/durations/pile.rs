@@ -33,6 +33,9 @@ pub(super) const B1: Experiment = Experiment {
     play: |stage| {
         let server = stage.actor("server")?;
         let client = stage.actor("client")?;
+        // connect() goes through the ports in turn, as far as other namespaces have come with the same
+        // addresses: a client that came back with a port of before would end the server's TIME_WAIT.
+        stage.set_sysctl("net.ipv4.ip_local_port_range", "10000 65000")?;
         let listener = server.listening(SERVER, Options::NONE)?;
         for _ in 0..ROUNDS {
             close(stage, &listener, &client, EACH)?;

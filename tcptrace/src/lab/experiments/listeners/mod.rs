@@ -7,12 +7,8 @@ mod listen_twice;
 mod reuse_port;
 mod unconnected;
 
-use crate::lab::{
-    experiment::Experiment,
-    limits::Skip,
-    stage::Stage,
-    value::{Called, Errno},
-};
+use super::{EACCES, EADDRINUSE, EADDRNOTAVAIL, EINVAL, SUCCEEDS};
+use crate::lab::{experiment::Experiment, limits::Skip, stage::Stage};
 
 pub(super) const ALL: &[Experiment] = &[
     listen_twice::K9,
@@ -23,12 +19,6 @@ pub(super) const ALL: &[Experiment] = &[
     after_failed_bind::D4,
     after_failed_bind::K7,
 ];
-
-const SUCCEEDS: Called = Ok(());
-const EACCES: Errno = Errno(13);
-const EINVAL: Errno = Errno(22);
-const EADDRINUSE: Errno = Errno(98);
-const EADDRNOTAVAIL: Errno = Errno(99);
 
 /// A user without privileges: `nobody` nearly everywhere, and it need not exist.
 const NOBODY: u32 = 65_534;

@@ -8,19 +8,16 @@ mod reuse;
 use anyhow::Result;
 use tcptrace_model::TcpState;
 
+use super::{EADDRINUSE, EADDRNOTAVAIL};
 use crate::lab::{
     actor::{Actor, Address, Options, Sock, must},
     experiment::Experiment,
     stage::Stage,
     tuple::Tuple,
-    value::Errno,
 };
 
 pub(super) const ALL: &[Experiment] =
     &[exhausted::C4, bound::K12, reuse::K13, per_destination::K22];
-
-const EADDRINUSE: Errno = Errno(98);
-const EADDRNOTAVAIL: Errno = Errno(99);
 
 /// Connects a socket and closes it first, which leaves its end in TIME_WAIT.
 fn client_in_time_wait(

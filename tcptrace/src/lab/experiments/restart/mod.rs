@@ -9,12 +9,8 @@ use std::time::Duration;
 
 use tcptrace_model::{CallFailed, HolderFound};
 
-use crate::lab::{
-    experiment::Experiment,
-    reading::Source,
-    stage::Stage,
-    value::{Called, Errno, Expected},
-};
+use super::{EADDRINUSE, EADDRNOTAVAIL, SUCCEEDS};
+use crate::lab::{experiment::Experiment, reading::Source, stage::Stage, value::Expected};
 
 pub(super) const ALL: &[Experiment] = &[
     too_early::A1,
@@ -23,10 +19,6 @@ pub(super) const ALL: &[Experiment] = &[
     client_open::C5,
     half_a_minute::C6,
 ];
-
-const EADDRINUSE: Errno = Errno(98);
-const EADDRNOTAVAIL: Errno = Errno(99);
-const SUCCEEDS: Called = Ok(());
 
 /// The socket in the way of a call, of which there is to be one, by a reading called `what`; `None` when the
 /// trace names none.

@@ -7,10 +7,8 @@ mod matrix;
 mod old_and_new;
 mod timestamps;
 
-use crate::lab::{
-    experiment::Experiment,
-    value::{Called, Errno},
-};
+use super::{EADDRINUSE, SUCCEEDS};
+use crate::lab::{experiment::Experiment, value::Called};
 
 pub(super) const ALL: &[Experiment] = &[
     matrix::A5,
@@ -22,6 +20,4 @@ pub(super) const ALL: &[Experiment] = &[
     late::K8,
 ];
 
-const EADDRINUSE: Errno = Errno(98);
 const REFUSED: Called = Err(EADDRINUSE);
-const SUCCEEDS: Called = Ok(());

@@ -3,17 +3,16 @@
 use anyhow::{Context, Result, bail, ensure};
 use tcptrace_model::TcpState;
 
+use super::super::EADDRNOTAVAIL;
 use crate::lab::{
     actor::{Actor, Options, Received, Sock, must},
     experiment::Experiment,
     experiments::scripted::{Scripted, Timestamps, ack},
     reading::Source,
     stage::Stage,
-    value::{Errno, Expected},
-    wire::{Device, Flags, Odd, Sender, Version},
+    wire::{Device, Flags, Odd, Version},
 };
 
-const EADDRNOTAVAIL: Errno = Errno(99);
 const CLIENT_PORT: u16 = 40_000;
 const SERVER_PORT: u16 = 9000;
 /// The client's first sequence number, in the old connection and in a new one.
@@ -39,9 +38,8 @@ pub(super) const B4: Experiment = Experiment {
           (net/ipv4/tcp_minisocks.c tcp_timewait_state_process, v6.18), and a connect() between the same ports \
           is refused (net/ipv4/tcp_ipv4.c tcp_twsk_unique) unless timestamps tell old from new (RFC 7323 5). A \
           RST ended the TIME_WAIT here, which is what RFC 1337 warns of, and both ends chose the numbers of \
-          the old connection. There are further fences: first numbers come from a clock (secure_tcp_seq, \
-          RFC 9293 3.4.1), and data counts only with an ACK of bytes that were sent (net/ipv4/tcp_input.c \
-          tcp_ack, RFC 5961 5.2). They make it unlikely; TIME_WAIT rules it out for as long as it lasts.",
+          the old connection. There is a further fence: first numbers come from a clock (net/core/secure_seq.c \
+          secure_tcp_seq, RFC 9293 3.4.1). It makes that unlikely; TIME_WAIT rules it out for as long as it lasts.",
     condition: None,
     seconds: 1,
     play: |stage: &mut Stage| -> Result<()> {
@@ -58,8 +56,7 @@ pub(super) const B4: Experiment = Experiment {
         old.peer.send(Flags::RST)?;
         stage.await_state(old.tuple, TcpState::Close)?;
         drop(old.peer);
-        same_numbers(stage, &device, &client)?;
-        numbers_by_clock(stage, &device, &client)
+        same_numbers(stage, &device, &client)
     },
 };
 
@@ -123,38 +120,6 @@ fn same_numbers(stage: &mut Stage, device: &Device, client: &Actor) -> Result<()
     )?;
     stage.await_state(new.tuple, TcpState::Close)?;
     new.socket.close()
-}
-
-/// TIME_WAIT is gone, and the kernel chooses its numbers as it always does.
-fn numbers_by_clock(stage: &mut Stage, device: &Device, client: &Actor) -> Result<()> {
-    let mut new = connected(device, client, None)?;
-    let log = device.log()?;
-    let syn = log
-        .entries
-        .iter()
-        .map(|logged| logged.segment)
-        .rfind(|segment| segment.sender == Sender::Kernel && segment.flags == Flags::SYN)
-        .context("there was no SYN")?;
-    stage.note("the old duplicate again, now with an ACK of numbers that were not used");
-    let late = Odd {
-        acknowledgement: FIRST.wrapping_sub(syn.sequence).cast_signed(),
-        ..Odd::default()
-    };
-    new.peer.send_odd(Flags::ACK, late, &OLD)?;
-    new.peer.send_data(Flags::ACK, &NEW)?;
-    let bytes = read(&new.socket)?;
-    let (old, own) = (OLD.len() as u64, NEW.len() as u64);
-    let expected: Expected = if stage.kernel().is_at_least(6, 1) {
-        own.into()
-    } else {
-        // 5.10 has been seen to take the data in spite of its ACK.
-        Expected::OneOf(vec![own.into(), old.into()])
-    };
-    stage
-        .reading("with numbers by the clock: bytes delivered")
-        .expect(expected)
-        .measured(bytes, Source::Call);
-    new.peer.send(Flags::RST | Flags::ACK)
 }
 
 /// A socket at the client's port; `first` is its first sequence number, by the kernel's clock if `None`.

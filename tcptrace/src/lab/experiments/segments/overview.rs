@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::super::EADDRNOTAVAIL;
 use crate::lab::{
     actor::{Options, Sock},
     experiment::Experiment,
     experiments::scripted::{Scripted, Timestamps, ack, syn_ack},
     reading::Source,
     stage::Stage,
-    value::{Called, Errno},
+    value::Called,
     wire::{Device, Flags, Peer, Version},
 };
 
-const EADDRNOTAVAIL: Errno = Errno(99);
 /// The only port that connect() may choose.
 const ONLY: u16 = 40_000;
 /// More than the second that a TIME_WAIT must have lasted: net.ipv4.tcp_tw_reuse_delay, and before 6.14 the

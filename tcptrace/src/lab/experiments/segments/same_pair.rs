@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::Result;
 use tcptrace_model::TcpState;
 
+use super::super::{EADDRINUSE, EADDRNOTAVAIL};
 use crate::lab::{
     actor::{Actor, Options, Sock, must},
     experiment::Experiment,
@@ -12,12 +13,10 @@ use crate::lab::{
     reading::Source,
     stage::Stage,
     tuple::Tuple,
-    value::{Called, Errno},
+    value::Called,
     wire::Version,
 };
 
-const EADDRINUSE: Errno = Errno(98);
-const EADDRNOTAVAIL: Errno = Errno(99);
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(super) const C3: Experiment = Experiment {
