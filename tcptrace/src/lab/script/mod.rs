@@ -1,8 +1,8 @@
 //! Owns experiments of one's own: files that say in TOML what is claimed, and in a script, a sentence a line, what
 //! actors do and what is measured. docs/lab/own.md describes them.
 //!
-//! A file is read whole before anything is played: [`head`] reads the TOML, [`read`] the script, into a [`program`]
-//! in which every name has been looked up ([`names`]); [`fault`] tells what is wrong, all at once. [`play`] plays a
+//! A file is read whole before anything is played: `head` reads the TOML, `read` the script, into a `program`
+//! in which every name has been looked up (`names`); `fault` tells what is wrong, all at once. `play` plays a
 //! program on a stage, as if it had been written in Rust.
 
 mod fault;
