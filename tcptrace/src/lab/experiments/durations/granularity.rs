@@ -43,7 +43,7 @@ pub(super) const K20: Experiment = Experiment {
         let HalfClosed {
             at_client,
             at_server,
-        } = half_closed(stage, &listener, &client, COUNT)?;
+        } = half_closed(stage, &listener, &client, SERVER, COUNT)?;
         client.close_slowly(at_client, EVERY_MS)?;
         server.close_many(at_server)?;
         let ended = ended(stage)?;

@@ -28,7 +28,7 @@ pub(super) const K19: Experiment = Experiment {
         let client = stage.actor("client")?;
         let listener = server.listening(SERVER, Options::NONE)?;
         let overflow_before = stage.counter("TcpExt", "TCPTimeWaitOverflow")?;
-        let first = half_closed(stage, &listener, &client, BEFORE)?;
+        let first = half_closed(stage, &listener, &client, SERVER, BEFORE)?;
         client.close_many(first.at_client)?;
         stage.until("the first TIME_WAITs", || {
             let waiting = stage.count(PORT, TcpState::TimeWait)?;
@@ -38,7 +38,7 @@ pub(super) const K19: Experiment = Experiment {
         let HalfClosed {
             at_client,
             at_server,
-        } = half_closed(stage, &listener, &client, CLOSES)?;
+        } = half_closed(stage, &listener, &client, SERVER, CLOSES)?;
         client.close_many(at_client)?;
         server.close_many(at_server)?;
         // The clients come through LAST_ACK: all of them have ended when the trace has told so.

@@ -15,7 +15,7 @@ use anyhow::Result;
 use tcptrace_model::{Finding, TcpState};
 
 use crate::lab::{
-    actor::{Actor, Many, Options, Sock, must},
+    actor::{Actor, Address, Many, Options, Sock, must},
     experiment::Experiment,
     stage::Stage,
     tuple::Tuple,
@@ -62,15 +62,16 @@ struct HalfClosed {
     at_server: Many,
 }
 
-/// Opens `count` connections and lets the server close its side of each, with its sockets still open.
+/// Opens `count` connections to `server`, and lets that close its side of each, with its sockets still open.
 fn half_closed(
     stage: &Stage,
     listener: &Sock<'_>,
     client: &Actor,
+    server: impl Into<Address>,
     count: u32,
 ) -> Result<HalfClosed> {
     let before = stage.count(PORT, TcpState::FinWait2)?;
-    let at_client = client.connect_many(SERVER, Options::NONE, count)?;
+    let at_client = client.connect_many(server, Options::NONE, count)?;
     if let Some(errno) = at_client.refused {
         anyhow::bail!("only {} of {count} connections: {errno}", at_client.count);
     }

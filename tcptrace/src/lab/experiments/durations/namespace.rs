@@ -87,7 +87,7 @@ fn fill(stage: &Stage) -> Result<u64> {
     let HalfClosed {
         at_client,
         at_server,
-    } = half_closed(stage, &listener, &client, COUNT)?;
+    } = half_closed(stage, &listener, &client, SERVER, COUNT)?;
     client.close_many(at_client)?;
     server.close_many(at_server)?;
     stage.until("both ends to be closed", || {

@@ -1,5 +1,7 @@
 //! B1: a server that closes many short connections itself.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Result, ensure};
 use tcptrace_model::{Finding, TcpState};
 
@@ -11,9 +13,9 @@ use crate::lab::{
     stage::Stage,
 };
 
-const ROUNDS: u32 = 5;
+const ROUNDS: u8 = 5;
 const EACH: u32 = 200;
-const ALL: u32 = ROUNDS * EACH;
+const ALL: u32 = ROUNDS as u32 * EACH;
 
 pub(super) const B1: Experiment = Experiment {
     id: "B1",
@@ -33,12 +35,9 @@ pub(super) const B1: Experiment = Experiment {
     play: |stage| {
         let server = stage.actor("server")?;
         let client = stage.actor("client")?;
-        // connect() goes through the ports in turn, as far as other namespaces have come with the same
-        // addresses: a client that came back with a port of before would end the server's TIME_WAIT.
-        stage.set_sysctl("net.ipv4.ip_local_port_range", "10000 65000")?;
-        let listener = server.listening(SERVER, Options::NONE)?;
-        for _ in 0..ROUNDS {
-            close(stage, &listener, &client, EACH)?;
+        let listener = server.listening("0.0.0.0:8000", Options::NONE)?;
+        for round in 0..ROUNDS {
+            close(stage, &listener, &client, round)?;
         }
         let entered = |finding: &Finding| match finding {
             Finding::TimeWaitEntered(found) if found.minisocket.local.port() == PORT => Some(()),
@@ -69,7 +68,7 @@ pub(super) const B1: Experiment = Experiment {
 
         let overflow_before = stage.counter("TcpExt", "TCPTimeWaitOverflow")?;
         stage.set_sysctl("net.ipv4.tcp_max_tw_buckets", ALL)?;
-        close(stage, &listener, &client, EACH)?;
+        close(stage, &listener, &client, ROUNDS)?;
         let waiting = stage.count(PORT, TcpState::TimeWait)?;
         stage
             .reading(format!("TIME_WAITs, limited to {ALL}, {EACH} closes later"))
@@ -90,13 +89,16 @@ pub(super) const B1: Experiment = Experiment {
     },
 };
 
-/// Opens so many connections that the server closes first, and waits until both ends are closed.
-fn close(stage: &Stage, listener: &Sock<'_>, client: &Actor, count: u32) -> Result<()> {
+/// Opens connections that the server closes first, and waits until both ends are closed. Each round is to an
+/// address of the server's own: connect() goes through the ports in turn, and a client that came round to a port
+/// of before, with the same addresses, would end the server's TIME_WAIT.
+fn close(stage: &Stage, listener: &Sock<'_>, client: &Actor, round: u8) -> Result<()> {
+    let server = (Ipv4Addr::new(127, 0, 0, 10 + round), PORT);
     let in_use_before = stage.socket_count("inuse")?;
     let HalfClosed {
         at_client,
         at_server,
-    } = half_closed(stage, listener, client, count)?;
+    } = half_closed(stage, listener, client, server, EACH)?;
     client.close_many(at_client)?;
     listener.actor().close_many(at_server)?;
     let in_use = stage.until("both ends to be closed", || {
