@@ -12,6 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::lines::Report;
 use crate::{PATIENCE, sys};
 
+/// The variable that makes the tests trace by this backend, `fentry` or `timer`, where they leave it to the
+/// tracer; calls are seen by fentry or by the tracepoints of system calls accordingly.
+const BACKEND: &str = "TCPTRACE_LIVE_BACKEND";
 /// Exit status of a tracer that the kernel or the privileges do not allow.
 pub(crate) const NOT_ALLOWED: i32 = 3;
 
@@ -265,10 +268,28 @@ impl Drop for Process {
     }
 }
 
-/// A command line for the tracer: `first`, then `more`.
+/// A command line for the tracer: `first`, then `more`. What traces does so by [`BACKEND`], unless the test
+/// chooses.
 pub(crate) fn command(first: &[&str], more: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(first).args(more);
+    let traces = match first.first() {
+        Some(word) => word.starts_with('-') || *word == "record",
+        None => true,
+    };
+    let chooses = |option: &str| first.iter().chain(more).any(|word| *word == option);
+    if let (true, Ok(backend)) = (traces, std::env::var(BACKEND)) {
+        let calls = if backend == "timer" {
+            "syscalls"
+        } else {
+            &backend
+        };
+        for (option, value) in [("--backend", backend.as_str()), ("--calls", calls)] {
+            if !chooses(option) {
+                command.args([option, value]);
+            }
+        }
+    }
     command
 }
 

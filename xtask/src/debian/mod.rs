@@ -25,6 +25,15 @@ pub(crate) struct Apt {
     options: Vec<OsString>,
 }
 
+/// What an index says of one package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offered {
+    /// Its version.
+    pub(crate) version: String,
+    /// SHA-256 of its file, in hex.
+    pub(crate) sha256: String,
+}
+
 impl Apt {
     /// The packages of a Debian suite such as `bookworm`, whatever release this machine runs: from
     /// the machine's own archive, with private lists.
@@ -73,6 +82,24 @@ impl Apt {
         let mut command = self.command("apt-cache");
         let text = process::capture(command.args(["depends", "--important", package]))?;
         Ok(direct_dependencies(&text))
+    }
+
+    /// The names of all packages that begin so.
+    pub(crate) fn names(&self, begin: &str) -> Result<Vec<String>> {
+        let text = process::capture(self.command("apt-cache").args(["pkgnames", begin]))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// The newest version of a package, by the suite's signed index; `None` if there is none.
+    pub(crate) fn offered(&self, package: &str) -> Result<Option<Offered>> {
+        let known = self.names(package)?.iter().any(|name| name == package);
+        if !known {
+            return Ok(None);
+        }
+        let mut command = self.command("apt-cache");
+        let text = process::capture(command.args(["show", "--no-all-versions", package]))?;
+        // A name may be known only because others depend on it.
+        Ok(offered_in(&text))
     }
 
     /// Fetches exactly these packages and unpacks them into `folder`.
@@ -225,6 +252,15 @@ fn direct_dependencies(text: &str) -> Vec<String> {
     names
 }
 
+/// Version and checksum in the output of `apt-cache show`.
+fn offered_in(text: &str) -> Option<Offered> {
+    let field = |name| text.lines().find_map(|line| line.strip_prefix(name));
+    Some(Offered {
+        version: field("Version: ")?.to_owned(),
+        sha256: field("SHA256: ")?.to_owned(),
+    })
+}
+
 /// The bytes to fetch, from `apt-get download --print-uris`.
 fn total_size(uris: &str) -> u64 {
     uris.lines()
@@ -263,6 +299,17 @@ linux-image-7.2-cloud-amd64
             "linux-modules-7.2-cloud-amd64",
         ];
         assert_eq!(direct_dependencies(text), expected);
+    }
+
+    #[test]
+    fn version_and_checksum_of_a_package_are_read() {
+        let text = "Package: a\nVersion: 6.1.176-1\nSize: 5\nSHA256: ef01\nDescription: a\n";
+        let expected = Offered {
+            version: "6.1.176-1".to_owned(),
+            sha256: "ef01".to_owned(),
+        };
+        assert_eq!(offered_in(text), Some(expected));
+        assert_eq!(offered_in(""), None);
     }
 
     #[test]

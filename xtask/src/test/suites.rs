@@ -32,23 +32,37 @@ pub(crate) struct Live {
     pub(crate) tracer: PathBuf,
 }
 
+/// How the programs of a guest are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speed {
+    /// As the workspace's other debug builds: quickly built, slow.
+    AsBuilt,
+    /// Optimised, with the assertions of a debug build: for a guest that runs them again and again.
+    Optimised,
+}
+
 /// Builds every test program of the workspace.
 pub(crate) fn build() -> Result<Suites> {
     let linkage = Linkage::of_this_machine()?;
-    let built = built_with(&linkage, &[])?;
+    let built = built_with(&linkage, Speed::AsBuilt, &[])?;
     Ok(sort(linkage, built))
 }
 
 /// Builds what the guest needs: the tracer, and the live suite if the workspace has it already.
-pub(crate) fn build_for_guest(linkage: &Linkage) -> Result<(PathBuf, Option<PathBuf>)> {
+pub(crate) fn build_for_guest(
+    linkage: &Linkage,
+    speed: Speed,
+) -> Result<(PathBuf, Option<PathBuf>)> {
     let mut cargo = workspace::cargo("build");
+    speed.apply(&mut cargo);
     linkage.apply(cargo.args(["--package", "tcptrace", "--bin", "tcptrace"]));
     let built = artifacts::built_by(&mut cargo)?;
     let tracer = tracer(&built).context("package tcptrace has no program of that name")?;
     if !has_live_suite()? {
         return Ok((tracer, None));
     }
-    let built = built_with(linkage, &["--package", "tcptrace", "--test", "live"])?;
+    let live = ["--package", "tcptrace", "--test", "live"];
+    let built = built_with(linkage, speed, &live)?;
     Ok((
         tracer,
         built
@@ -85,8 +99,20 @@ pub(crate) fn packages_with_examples() -> Result<Vec<String>> {
     Ok(packages)
 }
 
-fn built_with(linkage: &Linkage, what: &[&str]) -> Result<Vec<Artifact>> {
+impl Speed {
+    fn apply(self, cargo: &mut Command) {
+        match self {
+            Self::AsBuilt => {}
+            Self::Optimised => {
+                cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+            }
+        }
+    }
+}
+
+fn built_with(linkage: &Linkage, speed: Speed, what: &[&str]) -> Result<Vec<Artifact>> {
     let mut cargo = workspace::cargo("test");
+    speed.apply(&mut cargo);
     linkage.apply(cargo.arg("--no-run").args(what));
     artifacts::built_by(&mut cargo)
 }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Read as _, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -48,7 +48,29 @@ enum End {
     TimedOut,
 }
 
-/// Boots the guest and follows it to its end; its stdout goes to `stdout`, its stderr to ours.
+/// What happened to a guest, from its first boot to its end.
+pub(crate) struct Life {
+    /// The exit status of its command.
+    pub(crate) end: Result<u8, Lost>,
+    /// 2 if the first boot never reached its first process.
+    pub(crate) boots: u32,
+    /// The last lines of its console.
+    pub(crate) console: String,
+    /// What QEMU itself complained of.
+    pub(crate) emulator: String,
+}
+
+/// Where that goes which the guest writes while it runs.
+pub(crate) struct Output<'a> {
+    /// Its command's stdout.
+    pub(crate) stdout: &'a mut dyn Write,
+    /// Its command's stderr; with `verbose` also its console.
+    pub(crate) stderr: &'a mut dyn Write,
+    /// Whether to tell of the console and of times.
+    pub(crate) verbose: bool,
+}
+
+/// Boots the guest and follows it to its end.
 ///
 /// A boot that never reaches the guest's first process is repeated once, and said: that is the
 /// emulator's failure. Nothing is repeated after that.
@@ -57,37 +79,31 @@ pub(super) fn run(
     hardware: &Hardware<'_>,
     place: &Place,
     timeout: Duration,
-    verbose: bool,
-    stdout: &mut dyn Write,
-) -> Result<u8> {
-    let boot = |stdout: &mut dyn Write| boot(qemu, hardware, place, timeout, verbose, stdout);
-    let mut end = boot(stdout)?;
+    output: &mut Output<'_>,
+) -> Result<Life> {
+    let mut boots = 1;
+    let mut end = boot(qemu, hardware, place, timeout, output)?;
     if let End::NeverReady(how) = &end {
         say(format_args!(
             "boot 1 of 2 never reached the guest's init ({how}); boots again"
         ));
-        end = boot(stdout)?;
+        boots = 2;
+        end = boot(qemu, hardware, place, timeout, output)?;
     }
-    let lost = match end {
-        End::Reported(status) => return Ok(status),
-        End::NeverReady(how) => Lost::NeverReady(how),
-        End::Crashed => Lost::Crashed,
-        End::TimedOut => Lost::TimedOut(timeout),
+    let console = last_lines(&read(&place.console()), CONSOLE_LINES);
+    let emulator = read(&place.emulator_log()).trim().to_owned();
+    let end = match end {
+        End::Reported(status) => Ok(status),
+        End::NeverReady(how) => Err(Lost::NeverReady(how)),
+        End::Crashed => Err(Lost::Crashed),
+        End::TimedOut => Err(Lost::TimedOut(timeout)),
     };
-    let (console, tail) = (
-        place.console(),
-        last_lines(&read(&place.console()), CONSOLE_LINES),
-    );
-    let emulator = read(&place.emulator_log());
-    say(format_args!(
-        "the end of the guest's console ({}):",
-        workspace::shown(&console)
-    ));
-    eprintln!("{tail}");
-    if !emulator.trim().is_empty() {
-        say(format_args!("QEMU says: {}", emulator.trim()));
-    }
-    Err(lost.into())
+    Ok(Life {
+        end,
+        boots,
+        console,
+        emulator,
+    })
 }
 
 fn boot(
@@ -95,9 +111,9 @@ fn boot(
     hardware: &Hardware<'_>,
     place: &Place,
     timeout: Duration,
-    verbose: bool,
-    stdout: &mut dyn Write,
+    output: &mut Output<'_>,
 ) -> Result<End> {
+    let verbose = output.verbose;
     let [console, out, err, control] = place.ports();
     for port in [&console, &out, &err, &control] {
         File::create(port).with_context(|| format!("cannot write {}", port.display()))?;
@@ -122,10 +138,10 @@ fn boot(
     loop {
         let ended = child.0.try_wait()?;
         // In this order: what was written before the end is read after it.
-        out.copy(stdout)?;
-        err.copy(&mut io::stderr())?;
+        out.copy(output.stdout)?;
+        err.copy(output.stderr)?;
         if let Some(console) = &mut console {
-            console.copy(&mut io::stderr())?;
+            console.copy(output.stderr)?;
         }
         let report = Report::parse(&read(&control));
         if let Some(status) = report.status {
@@ -187,8 +203,8 @@ impl std::error::Error for Lost {}
 
 impl Place {
     /// A fresh folder below `target/vm`.
-    pub(super) fn new(suite: &str) -> Result<Self> {
-        let name = format!("{suite}-{}", std::process::id());
+    pub(super) fn new(name: &str) -> Result<Self> {
+        let name = format!("{name}-{}", std::process::id());
         let folder = workspace::root().join("target/vm").join(name);
         // A process id comes back sooner or later.
         if folder.exists() {
@@ -198,6 +214,11 @@ impl Place {
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
         Ok(Self { folder })
+    }
+
+    /// Where all of it lies.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the archive for the guest goes.
@@ -215,7 +236,8 @@ impl Place {
         ]
     }
 
-    fn console(&self) -> PathBuf {
+    /// Where the kernel's messages go.
+    pub(super) fn console(&self) -> PathBuf {
         self.folder.join("console.log")
     }
 
@@ -246,7 +268,7 @@ impl Drop for Running {
 struct Tail(File);
 
 impl Tail {
-    fn of(path: &std::path::Path) -> Result<Self> {
+    fn of(path: &Path) -> Result<Self> {
         Ok(Self(File::open(path).with_context(|| {
             format!("cannot read {}", path.display())
         })?))
@@ -285,7 +307,7 @@ fn never_ready(status: ExitStatus) -> End {
     End::NeverReady(format!("QEMU ended before that, {status}"))
 }
 
-fn read(path: &std::path::Path) -> String {
+fn read(path: &Path) -> String {
     fs::read(path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default()

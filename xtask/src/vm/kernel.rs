@@ -42,10 +42,25 @@ pub(super) fn of_suite(suite: &str) -> Result<Kernel> {
         image(aside).map(drop)
     })
     .with_context(|| format!("kernel of Debian {suite}"))?;
-    Ok(Kernel {
-        image: image(&folder)?,
-        modules: modules(&folder),
-    })
+    in_folder(&folder)
+}
+
+/// A kernel of exactly these packages, the image first; `apt` is asked only if it is not there yet.
+pub(super) fn of_packages<'a>(
+    version: &str,
+    packages: &[String],
+    apt: impl FnOnce() -> Result<&'a Apt>,
+) -> Result<Kernel> {
+    let folder = provision::once(&folder_of(version, packages), |aside| {
+        apt()?.unpack(packages, aside)?;
+        image(aside).map(drop)
+    })?;
+    in_folder(&folder)
+}
+
+/// The kernel of these packages if it is there already.
+pub(super) fn unpacked(version: &str, packages: &[String]) -> Option<Kernel> {
+    in_folder(&provision::existing(&folder_of(version, packages))?).ok()
 }
 
 /// Debian's static busybox, the guest's shell.
@@ -60,32 +75,51 @@ pub(super) fn busybox() -> Result<PathBuf> {
     found.with_context(|| format!("no busybox in {}", workspace::shown(&folder)))
 }
 
+fn folder_of(version: &str, packages: &[String]) -> String {
+    let image = packages.first().map_or("", String::as_str);
+    format!("kernels/{image}_{version}")
+}
+
+fn in_folder(folder: &Path) -> Result<Kernel> {
+    Ok(Kernel {
+        image: image(folder)?,
+        modules: modules(folder),
+    })
+}
+
 /// The packages with the files of the kernel that the metapackage points at: the image, and from 7.2
 /// on, where the image is an empty shell, its parts.
-fn packages_behind(
+pub(super) fn packages_behind(
     meta: &str,
     dependencies: impl Fn(&str) -> Result<Vec<String>>,
 ) -> Result<Option<Vec<String>>> {
-    let numbered = |prefix: &'static str| {
-        move |name: &String| {
-            name.strip_prefix(prefix)
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-        }
-    };
-    let Some(image) = dependencies(meta)?
+    let image = dependencies(meta)?
         .into_iter()
-        .find(numbered("linux-image-"))
-    else {
+        .find(|name| is_numbered(name, "linux-image-"));
+    let Some(image) = image else {
         return Ok(None);
     };
+    with_parts(image, dependencies).map(Some)
+}
+
+/// The image and the packages that it consists of.
+pub(super) fn with_parts(
+    image: String,
+    dependencies: impl Fn(&str) -> Result<Vec<String>>,
+) -> Result<Vec<String>> {
     let mut packages = dependencies(&image)?;
     packages.retain(|name| {
         ["linux-base-", "linux-binary-", "linux-modules-"]
             .iter()
-            .any(|part| numbered(part)(name))
+            .any(|part| is_numbered(name, part))
     });
     packages.insert(0, image);
-    Ok(Some(packages))
+    Ok(packages)
+}
+
+fn is_numbered(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix)
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// The modules in an unpacked tree; newer suites compress them.

@@ -3,6 +3,8 @@
 mod guest;
 mod initramfs;
 mod kernel;
+mod kernels;
+mod matrix;
 mod qemu;
 
 use std::{
@@ -15,11 +17,16 @@ use std::{
 use anyhow::{Result, bail};
 
 use self::{
-    guest::{Lost, Place},
+    guest::{Life, Lost, Output, Place},
     kernel::Kernel,
     qemu::{Hardware, Qemu},
 };
-use crate::{build_ebpf, say, statics::Linkage, test::suites};
+use crate::{
+    build_ebpf, say,
+    statics::Linkage,
+    test::suites::{self, Speed},
+    workspace,
+};
 
 /// The suite whose kernel is used when none is named: Debian 12, Linux 6.1.
 pub(crate) const DEFAULT_SUITE: &str = "bookworm";
@@ -35,36 +42,55 @@ const NO_MACHINE: u8 = 125;
 ///
 /// Exit status: the command's; 124 if it ran out of time; 125 if the guest crashed or there is no
 /// machine to run it.
+///
+/// With --matrix: every check under every kernel of a table (xtask/src/vm/kernels.txt), and a table of
+/// what passed, failed, or was skipped and why. A kernel that hangs or panics is stopped and the others
+/// go on. Exit status: 0 if nothing failed, skipped checks being counted and shown; 1 if something did.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask vm -- tcptrace doctor
   cargo xtask vm -- live                               the live tests, on Linux 6.1
   cargo xtask vm --kernel trixie -- sh -c 'uname -r'
-  cargo xtask vm --fast-clock -- sleep 60              takes a few seconds")]
+  cargo xtask vm --fast-clock -- sleep 60              takes a few seconds
+  cargo xtask vm --matrix                              every check on Linux 5.10, 6.1, 6.12 and 7.2
+  cargo xtask vm --matrix --full --json matrix.json    all kernels, all live tests
+  cargo xtask vm --matrix --only 6.1,7.2 --check lab   the lab on two of them")]
 pub(crate) struct Args {
     /// The Debian suite whose kernel to boot: bookworm is 6.1, trixie 6.12, sid the newest
-    #[arg(long, value_name = "SUITE", default_value = DEFAULT_SUITE)]
+    #[arg(long, value_name = "SUITE", default_value = DEFAULT_SUITE, conflicts_with = "matrix")]
     kernel: String,
     /// Let the guest's clock jump ahead whenever the guest is idle
-    #[arg(long)]
+    #[arg(long, conflicts_with = "matrix")]
     fast_clock: bool,
     /// The guest's memory
     #[arg(long, value_name = "MB", default_value_t = 512)]
     memory: u32,
     /// How long the guest may run
-    #[arg(long, value_name = "S", default_value_t = 300)]
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 300,
+        conflicts_with = "matrix"
+    )]
     timeout: u64,
     /// Show the guest's console, on stderr
-    #[arg(long)]
+    #[arg(long, conflicts_with = "matrix")]
     verbose: bool,
+    #[command(flatten)]
+    matrix: matrix::Options,
     /// The command, after `--`
-    #[arg(last = true, required = true)]
+    #[arg(
+        last = true,
+        required_unless_present = "matrix",
+        conflicts_with = "matrix"
+    )]
     command: Vec<String>,
 }
 
 /// What it takes to boot a guest, all of it on this machine.
 pub(crate) struct Machine {
-    suite: String,
+    /// What its runs are called by.
+    name: String,
     qemu: Qemu,
     kernel: Kernel,
     busybox: PathBuf,
@@ -101,6 +127,9 @@ impl Default for Guest {
 
 /// Runs the verb.
 pub(crate) fn main(args: &Args) -> ExitCode {
+    if args.matrix.wanted() {
+        return matrix::main(&args.matrix, args.memory);
+    }
     match run(args) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -112,16 +141,8 @@ pub(crate) fn main(args: &Args) -> ExitCode {
 
 fn run(args: &Args) -> Result<u8> {
     let machine = Machine::provision(&args.kernel)?;
-    build_ebpf::ensure()?;
-    let linkage = Linkage::of_this_machine()?;
-    if let Linkage::Dynamic(reason) = &linkage {
-        bail!("the guest has no shared libraries, so its programs must be static: {reason}");
-    }
-    let (tracer, live) = suites::build_for_guest(&linkage)?;
-    let mut programs = vec![("tcptrace", tracer)];
-    programs.extend(live.map(|live| ("live", live)));
     let guest = Guest {
-        programs,
+        programs: programs(Speed::AsBuilt)?,
         command: args.command.clone(),
         memory_mb: args.memory,
         fast_clock: args.fast_clock,
@@ -129,6 +150,19 @@ fn run(args: &Args) -> Result<u8> {
         verbose: args.verbose,
     };
     machine.run(&guest, &mut io::stdout())
+}
+
+/// What every guest has in its PATH: the tracer first, then the live tests.
+fn programs(speed: Speed) -> Result<Vec<(&'static str, PathBuf)>> {
+    build_ebpf::ensure()?;
+    let linkage = Linkage::of_this_machine()?;
+    if let Linkage::Dynamic(reason) = &linkage {
+        bail!("the guest has no shared libraries, so its programs must be static: {reason}");
+    }
+    let (tracer, live) = suites::build_for_guest(&linkage, speed)?;
+    let mut programs = vec![("tcptrace", tracer)];
+    programs.extend(live.map(|live| ("live", live)));
+    Ok(programs)
 }
 
 impl Machine {
@@ -139,16 +173,40 @@ impl Machine {
             bail!("{suite:?} is no Debian suite; try bookworm, trixie or sid");
         }
         Ok(Self {
-            suite: suite.to_owned(),
+            name: suite.to_owned(),
             qemu: qemu::find_or_provision()?,
             kernel: kernel::of_suite(suite)?,
             busybox: kernel::busybox()?,
         })
     }
 
-    /// Runs a guest to its end and returns the exit status of its command.
+    /// Runs a guest to its end and returns the exit status of its command. What it writes to stderr goes
+    /// to ours, as does the end of the console of a guest that is lost.
     pub(crate) fn run(&self, guest: &Guest, stdout: &mut dyn Write) -> Result<u8> {
-        let place = Place::new(&self.suite)?;
+        let place = Place::new(&self.name)?;
+        let mut output = Output {
+            stdout,
+            stderr: &mut io::stderr(),
+            verbose: guest.verbose,
+        };
+        let life = self.follow(guest, &place, &mut output)?;
+        let lost = match life.end {
+            Ok(status) => return Ok(status),
+            Err(lost) => lost,
+        };
+        say::say(format_args!(
+            "the end of the guest's console ({}):",
+            workspace::shown(&place.console())
+        ));
+        eprintln!("{}", life.console);
+        if !life.emulator.is_empty() {
+            say::say(format_args!("QEMU says: {}", life.emulator));
+        }
+        Err(lost.into())
+    }
+
+    /// Runs a guest to its end, whatever that is.
+    fn follow(&self, guest: &Guest, place: &Place, output: &mut Output<'_>) -> Result<Life> {
         let mut programs = Vec::new();
         for (name, path) in &guest.programs {
             programs.push((*name, path.as_path()));
@@ -168,14 +226,7 @@ impl Machine {
             fast_clock: guest.fast_clock,
             ports: &place.ports(),
         };
-        guest::run(
-            &self.qemu,
-            &hardware,
-            &place,
-            guest.timeout,
-            guest.verbose,
-            stdout,
-        )
+        guest::run(&self.qemu, &hardware, place, guest.timeout, output)
     }
 }
 

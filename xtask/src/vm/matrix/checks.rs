@@ -1,0 +1,175 @@
+//! Owns the list of checks: what each runs in its guest, for how long, and who judges what comes out.
+//!
+//! Each check has a guest of its own, so that one that hangs or crashes takes no other with it; a boot costs
+//! two or three seconds.
+
+use std::time::Duration;
+
+use crate::vm::kernels::Backend;
+
+/// The live tests that an ordinary matrix leaves out: they are long, and what they try is tried by shorter
+/// ones or by checks of their own. By what is in their names.
+const LONG: [&str; 1] = ["bind rules"];
+
+/// One check, of any kernel.
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    /// What the tracer is made to use; `None`: what it chooses, or no tracer is there.
+    pub(super) backend: Option<Backend>,
+    /// What the guest's shell runs.
+    pub(super) script: String,
+    /// The longest that the guest may take: several times what it takes on an idle machine.
+    pub(super) limit: Duration,
+    pub(super) judge: Judge,
+}
+
+/// Who reads what a check's guest has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judge {
+    /// The JSON of `tcptrace doctor`.
+    Doctor,
+    /// The output of a test program.
+    Tests,
+    /// The JSON of `tcptrace lab run`.
+    Lab,
+    /// A recording and what the guest's own replay showed of it.
+    Recording,
+}
+
+/// All checks, that of the doctor first: it says which backends there are.
+pub(super) fn all(full: bool) -> Vec<Check> {
+    let each = [Backend::Fentry, Backend::Timer];
+    let mut checks = vec![
+        doctor(),
+        live(full, None),
+        tests(
+            "bind rules",
+            None,
+            "TCPTRACE_BIND_CASES=all live 'bind rules'",
+            1800,
+        ),
+    ];
+    if full {
+        checks.push(live(full, Some(Backend::Timer)));
+    }
+    checks.extend(each.map(lab));
+    checks.extend(each.map(recording));
+    checks
+}
+
+impl Check {
+    /// As in the table's head: `lab fentry`.
+    pub(super) fn label(&self) -> String {
+        label(self.name, self.backend)
+    }
+}
+
+/// Name and backend as one.
+pub(super) fn label(name: &str, backend: Option<Backend>) -> String {
+    match backend {
+        Some(backend) => format!("{name} {}", backend.word()),
+        None => name.to_owned(),
+    }
+}
+
+fn doctor() -> Check {
+    Check {
+        name: "doctor",
+        backend: None,
+        script: "exec tcptrace doctor --json".to_owned(),
+        limit: Duration::from_secs(180),
+        judge: Judge::Doctor,
+    }
+}
+
+fn live(full: bool, backend: Option<Backend>) -> Check {
+    let backend_of = backend.map_or_else(String::new, |backend| {
+        format!("TCPTRACE_LIVE_BACKEND={} ", backend.word())
+    });
+    let (skips, seconds) = if full {
+        (String::new(), 7200)
+    } else {
+        let skips = LONG.map(|part| format!(" --skip '{part}'"));
+        (skips.concat(), 1800)
+    };
+    tests(
+        "live",
+        backend,
+        &format!("{backend_of}live{skips}"),
+        seconds,
+    )
+}
+
+fn tests(name: &'static str, backend: Option<Backend>, script: &str, seconds: u64) -> Check {
+    Check {
+        name,
+        backend,
+        script: script.to_owned(),
+        limit: Duration::from_secs(seconds),
+        judge: Judge::Tests,
+    }
+}
+
+fn lab(backend: Backend) -> Check {
+    Check {
+        name: "lab",
+        backend: Some(backend),
+        script: format!("exec tcptrace lab run --all --json {}", backend.flags()),
+        limit: Duration::from_secs(1800),
+        judge: Judge::Lab,
+    }
+}
+
+/// A trace of a connection, of a bind() that fails, and of a TIME_WAIT until it ends by itself, shown and
+/// recorded at once; then what a replay shows of it, and the recording.
+fn recording(backend: Backend) -> Check {
+    let script = include_str!("recording.sh").replace("FLAGS", backend.flags());
+    Check {
+        name: "recording",
+        backend: Some(backend),
+        script,
+        limit: Duration::from_secs(300),
+        judge: Judge::Recording,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_doctor_comes_first_and_each_check_is_there_once() {
+        for full in [false, true] {
+            let checks = all(full);
+            assert_eq!(checks[0].judge, Judge::Doctor);
+            let labels: BTreeSet<String> = checks.iter().map(Check::label).collect();
+            assert_eq!(labels.len(), checks.len());
+        }
+    }
+
+    #[test]
+    fn only_the_full_matrix_runs_every_live_test() {
+        let scripts = |full| -> Vec<String> {
+            let checks = all(full).into_iter().filter(|check| check.name == "live");
+            checks.map(|check| check.script).collect()
+        };
+        assert!(
+            scripts(false)
+                .iter()
+                .all(|script| script.contains("--skip"))
+        );
+        assert_eq!(scripts(true), ["live", "TCPTRACE_LIVE_BACKEND=timer live"]);
+    }
+
+    #[test]
+    fn a_recording_is_made_with_the_backend_that_the_row_names() {
+        let script = recording(Backend::Timer).script;
+        assert!(
+            script.contains("--backend timer --calls syscalls"),
+            "{script}"
+        );
+        assert!(!script.contains("FLAGS"));
+    }
+}

@@ -1,0 +1,237 @@
+//! Owns `cargo xtask vm --matrix`: every check under every kernel, side by side, and what came of it.
+
+mod bench;
+mod checks;
+mod fetch;
+mod judge;
+mod recording;
+mod table;
+
+use std::{fs, path::PathBuf, process::ExitCode, sync::Mutex, thread};
+
+use anyhow::{Context as _, Result, ensure};
+
+use self::{
+    bench::{Bench, Entrant},
+    checks::{Check, Judge},
+    fetch::{Archive, Found},
+    table::Row,
+};
+use super::{
+    Machine, kernel,
+    kernels::{self, Arch, Pinned},
+    qemu,
+};
+use crate::{say, test::suites::Speed};
+
+/// What is asked of the matrix.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run every check under every kernel of the table, and show what came of it
+    #[arg(long)]
+    matrix: bool,
+    /// More kernels, and every live test
+    #[arg(long, requires = "matrix")]
+    full: bool,
+    /// How many guests run side by side; each takes one CPU
+    #[arg(short, long, value_name = "N", default_value_t = 2, requires = "matrix",
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    /// Write the results to this file, too, as JSON
+    #[arg(long, value_name = "FILE", requires = "matrix")]
+    json: Option<PathBuf>,
+    /// Only these kernels, as the table calls them: 6.1,7.2
+    #[arg(
+        long,
+        value_name = "KERNEL",
+        value_delimiter = ',',
+        requires = "matrix"
+    )]
+    only: Vec<String>,
+    /// Only these checks (and the doctor, which says which backends there are): live,lab
+    #[arg(
+        long = "check",
+        value_name = "CHECK",
+        value_delimiter = ',',
+        requires = "matrix"
+    )]
+    checks: Vec<String>,
+}
+
+impl Options {
+    /// Whether it is the matrix that is asked for.
+    pub(super) fn wanted(&self) -> bool {
+        self.matrix
+    }
+}
+
+/// Runs the matrix: status 0 if nothing failed, 1 if something did.
+pub(super) fn main(args: &Options, memory_mb: u32) -> ExitCode {
+    run(args, memory_mb).unwrap_or_else(|error| {
+        say::error(&error);
+        ExitCode::from(super::NO_MACHINE)
+    })
+}
+
+fn run(args: &Options, memory_mb: u32) -> Result<ExitCode> {
+    let kernels = chosen(kernels::all()?, args)?;
+    let checks = wanted(checks::all(args.full), &args.checks)?;
+    if let Some(path) = &args.json {
+        // Before the long run, not after it.
+        fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let bench = Bench {
+        programs: super::programs(Speed::Optimised)?,
+        checks,
+        memory_mb,
+        rows: Mutex::new(Vec::new()),
+    };
+    let entrants = entrants(kernels)?;
+    let next = Mutex::new(entrants.iter());
+    thread::scope(|scope| {
+        for _ in 0..args.jobs {
+            scope.spawn(|| {
+                // The lock is not held while the kernel runs.
+                while let Some(entrant) = next.lock().ok().and_then(|mut next| next.next()) {
+                    bench.run(entrant);
+                }
+            });
+        }
+    });
+    let rows = in_order(bench.rows.into_inner().unwrap_or_default(), &entrants);
+    print!("\n{}", table::text(&rows));
+    if let Some(path) = &args.json {
+        let text = format!("{:#}\n", table::json(&rows));
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let sum = table::sum(&rows);
+    ensure!(sum.passed + sum.failed > 0, "no check could be run at all");
+    Ok(if sum.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The kernels that are asked for. Naming one is enough to have it, whatever set it is in.
+fn chosen(all: Vec<Pinned>, args: &Options) -> Result<Vec<Pinned>> {
+    for name in &args.only {
+        let known = all.iter().any(|kernel| kernel.label() == *name);
+        let labels: Vec<String> = all.iter().map(Pinned::label).collect();
+        ensure!(
+            known,
+            "no kernel {name:?} is in the table; there are {}",
+            labels.join(", ")
+        );
+    }
+    let is_wanted = |kernel: &Pinned| {
+        if args.only.is_empty() {
+            args.full || !kernel.only_full
+        } else {
+            args.only.contains(&kernel.label())
+        }
+    };
+    Ok(all.into_iter().filter(is_wanted).collect())
+}
+
+/// The checks of these names, and the doctor.
+fn wanted(all: Vec<Check>, names: &[String]) -> Result<Vec<Check>> {
+    for name in names {
+        let known: Vec<&str> = all.iter().map(|check| check.name).collect();
+        ensure!(
+            known.contains(&name.as_str()),
+            "there is no check {name:?}; there are {}",
+            known.join(", ")
+        );
+    }
+    let is_wanted = |check: &Check| {
+        let is_named = names.iter().any(|name| name == check.name);
+        names.is_empty() || check.judge == Judge::Doctor || is_named
+    };
+    Ok(all.into_iter().filter(is_wanted).collect())
+}
+
+/// A machine for each kernel. One that cannot be had is the reason to skip it, not to give up.
+fn entrants(kernels: Vec<Pinned>) -> Result<Vec<Entrant>> {
+    let (qemu, busybox) = (qemu::find_or_provision()?, kernel::busybox()?);
+    let mut archive = Archive::default();
+    let suites: Vec<(String, Arch)> = kernels::all()?
+        .into_iter()
+        .map(|kernel| (kernel.suite, kernel.arch))
+        .collect();
+    let mut entrants = Vec::new();
+    for pinned in kernels {
+        let of_suite =
+            |(suite, arch): &&(String, Arch)| *suite == pinned.suite && *arch == pinned.arch;
+        let alone = suites.iter().filter(of_suite).count() == 1;
+        let found = match pinned.arch {
+            Arch::Amd64 => archive
+                .find(&pinned, alone)
+                .map_err(|error| format!("{error:#}")),
+            Arch::Arm64 => Err("arm64 is not built yet".to_owned()),
+        };
+        let machine = found.map(|Found { kernel, version }| {
+            let machine = Machine {
+                name: format!("matrix-{}", pinned.label().replace(' ', "-")),
+                qemu: qemu.clone(),
+                kernel,
+                busybox: busybox.clone(),
+            };
+            (machine, version)
+        });
+        entrants.push(Entrant { pinned, machine });
+    }
+    Ok(entrants)
+}
+
+/// The rows in the order of the kernels; those of one kernel are in theirs.
+fn in_order(mut rows: Vec<Row>, entrants: &[Entrant]) -> Vec<Row> {
+    let labels: Vec<String> = entrants
+        .iter()
+        .map(|entrant| entrant.pinned.label())
+        .collect();
+    rows.sort_by_key(|row| labels.iter().position(|label| *label == row.kernel));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(full: bool, only: &[&str]) -> Options {
+        Options {
+            matrix: true,
+            full,
+            jobs: 1,
+            json: None,
+            only: only.iter().map(ToString::to_string).collect(),
+            checks: Vec::new(),
+        }
+    }
+
+    fn labels(args: &Options) -> Vec<String> {
+        let all = kernels::all().expect("the table can be read");
+        let chosen = chosen(all, args).expect("they are known");
+        chosen.iter().map(Pinned::label).collect()
+    }
+
+    #[test]
+    fn the_full_matrix_has_more_kernels() {
+        assert_eq!(labels(&args(false, &[])), ["5.10", "6.1", "6.12", "7.2"]);
+        assert!(labels(&args(true, &[])).len() > 10);
+        assert_eq!(labels(&args(false, &["7.3-rc"])), ["7.3-rc"]);
+        let all = kernels::all().expect("the table can be read");
+        assert!(chosen(all, &args(false, &["4.19"])).is_err());
+    }
+
+    #[test]
+    fn the_doctor_is_always_among_the_checks() {
+        let names = |wanted_names: &[&str]| -> Vec<&str> {
+            let names: Vec<String> = wanted_names.iter().map(ToString::to_string).collect();
+            let checks = wanted(checks::all(false), &names).expect("they are known");
+            checks.iter().map(|check| check.name).collect()
+        };
+        assert_eq!(names(&["lab"]), ["doctor", "lab", "lab"]);
+        assert!(wanted(checks::all(false), &["labs".to_owned()]).is_err());
+    }
+}

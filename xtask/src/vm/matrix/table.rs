@@ -1,0 +1,326 @@
+//! Owns how results are shown: a line as each comes, the table at the end, and the same as JSON.
+
+use std::{fmt::Write as _, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{
+    checks,
+    judge::{Judgement, Verdict},
+};
+use crate::vm::kernels::Backend;
+
+/// One check of one kernel.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    /// The label of the kernel: `6.1`, `6.1 arm64`.
+    pub(super) kernel: String,
+    /// The version of its packages; `None` when it could not be had.
+    pub(super) version: Option<String>,
+    /// The version in the table of kernels.
+    pub(super) pinned: String,
+    pub(super) check: &'static str,
+    pub(super) backend: Option<Backend>,
+    pub(super) judgement: Judgement,
+    pub(super) time: Duration,
+    /// How often the guest was booted: 2 if one boot came to nothing, 0 if none was tried.
+    pub(super) boots: u32,
+    /// The last lines of the console of a guest that was lost.
+    pub(super) console: Vec<String>,
+}
+
+/// How many rows ended how.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+    pub(super) skipped: usize,
+}
+
+impl Row {
+    /// One line, for the moment when it is known.
+    pub(super) fn line(&self) -> String {
+        let check = checks::label(self.check, self.backend);
+        let mut line = format!(
+            "{:<10} {check:<17} {:<8} {:>6.1} s  {}",
+            self.kernel,
+            word(self.judgement.verdict),
+            self.time.as_secs_f64(),
+            self.judgement.note
+        );
+        if self.boots > 1 {
+            let _ = write!(line, " (booted {} times)", self.boots);
+        }
+        for said in &self.console {
+            let _ = write!(line, "\n    | {said}");
+        }
+        line
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kernel": self.kernel,
+            "version": self.version,
+            "pinned": self.pinned,
+            "check": self.check,
+            "backend": self.backend.map(Backend::word),
+            "result": word(self.judgement.verdict).to_lowercase(),
+            "note": self.judgement.note,
+            "seconds": (self.time.as_secs_f64() * 10.0).round() / 10.0,
+            "boots": self.boots,
+            "console": self.console,
+        })
+    }
+
+    /// What the table says of the kernel; another version than the pinned one is always told.
+    fn shown_version(&self) -> String {
+        match &self.version {
+            None => "-".to_owned(),
+            Some(version) if *version == self.pinned => version.clone(),
+            Some(version) => format!("{version} instead of {}", self.pinned),
+        }
+    }
+}
+
+/// How many of the rows ended how.
+pub(super) fn sum(rows: &[Row]) -> Sum {
+    let mut sum = Sum::default();
+    for row in rows {
+        match row.judgement.verdict {
+            Verdict::Pass => sum.passed += 1,
+            Verdict::Fail => sum.failed += 1,
+            Verdict::Skipped => sum.skipped += 1,
+        }
+    }
+    sum
+}
+
+/// The table: a line for each kernel and a column for each check and backend; below it what failed and
+/// what was skipped, with the reasons; the sum as its last line.
+pub(super) fn text(rows: &[Row]) -> String {
+    let mut columns: Vec<String> = Vec::new();
+    let mut kernels: Vec<&Row> = Vec::new();
+    for row in rows {
+        let label = checks::label(row.check, row.backend);
+        if !columns.contains(&label) {
+            columns.push(label);
+        }
+        if !kernels.iter().any(|known| known.kernel == row.kernel) {
+            kernels.push(row);
+        }
+    }
+    let mut lines = vec![
+        [
+            vec!["kernel".to_owned(), "version".to_owned()],
+            columns.clone(),
+        ]
+        .concat(),
+    ];
+    for kernel in kernels {
+        let mut line = vec![kernel.kernel.clone(), kernel.shown_version()];
+        line.extend(columns.iter().map(|column| {
+            let is_it = |row: &&Row| {
+                row.kernel == kernel.kernel && checks::label(row.check, row.backend) == *column
+            };
+            rows.iter().find(is_it).map_or_else(|| "-".to_owned(), cell)
+        }));
+        lines.push(line);
+    }
+    let mut text = aligned(&lines);
+    let reasons = reasons(rows);
+    if !reasons.is_empty() {
+        let _ = write!(text, "\n{}\n", reasons.join("\n"));
+    }
+    let Sum {
+        passed,
+        failed,
+        skipped,
+    } = sum(rows);
+    let _ = writeln!(
+        text,
+        "\n{passed} passed, {failed} failed, {skipped} skipped"
+    );
+    text
+}
+
+/// The same for programs. `format` changes only when a field changes its meaning or goes; fields may be
+/// added. `rows` has an object for each check of each kernel, in the table's order:
+///
+/// | field | |
+/// |---|---|
+/// | `kernel` | the label: `6.1`, `6.1 arm64` |
+/// | `version`, `pinned` | the version of its packages (`null`: it could not be had), and that in the table of kernels |
+/// | `check` | `doctor`, `live`, `bind rules`, `lab`, `recording` |
+/// | `backend` | `fentry`, `timer`; `null`: the tracer's choice |
+/// | `result` | `pass`, `fail`, `skipped` |
+/// | `note` | what passed, what failed and how, or why it was skipped |
+/// | `seconds` | host's time, boot included |
+/// | `boots` | 2: the first boot never reached its init; 0: none was tried |
+/// | `console` | the last lines of the console of a guest that was lost |
+pub(super) fn json(rows: &[Row]) -> Value {
+    let Sum {
+        passed,
+        failed,
+        skipped,
+    } = sum(rows);
+    json!({
+        "kind": "matrix",
+        "format": 1,
+        "passed": passed,
+        "failed": failed,
+        "skipped": skipped,
+        "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
+    })
+}
+
+fn cell(row: &Row) -> String {
+    match row.judgement.verdict {
+        Verdict::Pass | Verdict::Fail => {
+            let seconds = row.time.as_secs_f64();
+            format!("{} {seconds:.0} s", word(row.judgement.verdict))
+        }
+        Verdict::Skipped => word(row.judgement.verdict).to_owned(),
+    }
+}
+
+/// Why rows are not passed; said once where it is the same for every check of a kernel.
+fn reasons(rows: &[Row]) -> Vec<String> {
+    let mut reasons: Vec<String> = Vec::new();
+    for row in rows {
+        let judgement = &row.judgement;
+        let same_for_all = rows
+            .iter()
+            .filter(|other| other.kernel == row.kernel)
+            .all(|other| other.judgement == *judgement);
+        let what = if same_for_all {
+            "every check".to_owned()
+        } else {
+            checks::label(row.check, row.backend)
+        };
+        let reason = format!(
+            "{} {what}: {}: {}",
+            row.kernel,
+            word(judgement.verdict),
+            judgement.note
+        );
+        if judgement.verdict != Verdict::Pass && !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    reasons
+}
+
+/// A failure is written so that it is found in a page of passes.
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "FAIL",
+        Verdict::Skipped => "skipped",
+    }
+}
+
+fn aligned(lines: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let mut text = String::new();
+    for line in lines {
+        let mut shown = String::new();
+        for (column, cell) in line.iter().enumerate() {
+            let _ = write!(shown, "{cell:<width$}  ", width = width(column));
+        }
+        let _ = writeln!(text, "{}", shown.trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(kernel: &str, check: &'static str, judgement: Judgement) -> Row {
+        Row {
+            kernel: kernel.to_owned(),
+            version: Some("6.1.176-1".to_owned()),
+            pinned: "6.1.176-1".to_owned(),
+            check,
+            backend: None,
+            judgement,
+            time: Duration::from_millis(12_340),
+            boots: 1,
+            console: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_table_has_kernels_by_checks() {
+        let rows = [
+            row("6.1", "doctor", Judgement::pass("by fentry")),
+            row("6.1", "lab", Judgement::fail("A1 (errno)")),
+            row("6.12", "doctor", Judgement::pass("by fentry")),
+        ];
+        let expected = "\
+kernel  version    doctor     lab
+6.1     6.1.176-1  pass 12 s  FAIL 12 s
+6.12    6.1.176-1  pass 12 s  -
+
+6.1 lab: FAIL: A1 (errno)
+
+2 passed, 1 failed, 0 skipped
+";
+        assert_eq!(text(&rows), expected);
+    }
+
+    #[test]
+    fn skipped_is_counted_apart_and_told_once() {
+        let mut rows =
+            ["doctor", "lab"].map(|check| row("7.2", check, Judgement::skipped("no net")));
+        for row in &mut rows {
+            row.version = None;
+        }
+        let text = text(&rows);
+        assert!(
+            text.contains("7.2     -        skipped  skipped\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n7.2 every check: skipped: no net\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("0 passed, 0 failed, 2 skipped\n"), "{text}");
+    }
+
+    #[test]
+    fn another_version_than_the_pinned_one_is_told() {
+        let mut moved = row("6.1", "doctor", Judgement::pass(""));
+        moved.version = Some("6.1.180-1".to_owned());
+        assert!(text(&[moved]).contains("6.1.180-1 instead of 6.1.176-1"));
+    }
+
+    #[test]
+    fn a_lost_guest_shows_its_console_and_its_boots() {
+        let mut lost = row("6.1", "lab", Judgement::fail("the guest crashed"));
+        lost.boots = 2;
+        lost.console = vec!["BUG: oops".to_owned()];
+        let line = lost.line();
+        assert!(
+            line.ends_with("the guest crashed (booted 2 times)\n    | BUG: oops"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn json_has_the_same() {
+        let mut one = row("6.1", "lab", Judgement::fail("A1"));
+        one.backend = Some(Backend::Timer);
+        let json = json(&[one]);
+        assert_eq!(json["failed"], 1);
+        let row = &json["rows"][0];
+        assert_eq!(
+            (&row["result"], &row["backend"]),
+            (&"fail".into(), &"timer".into())
+        );
+        assert_eq!(row["seconds"], 12.3);
+    }
+}
