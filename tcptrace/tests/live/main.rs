@@ -2,6 +2,8 @@
 //!
 //! They need root, tracefs and a kernel that lets the tracer run. What is missing is said once, with
 //! the reason, and the tests that need it are counted as ignored.
+//!
+//! `TCPTRACE_LIVE_ONLY='start: the start line|calls: accept'` runs those only.
 #![expect(
     clippy::print_stderr,
     reason = "a test run says on stderr what it skips, and why"
@@ -59,12 +61,15 @@ mod wire;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// How long anything may take that takes milliseconds on an idle machine: an emulated one is twenty
 /// times slower, and a busy one slower again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The variable with the names of the tests to run, all of them if there is none; between them stands a |.
+const ONLY: &str = "TCPTRACE_LIVE_ONLY";
 
 /// What a scenario cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -151,7 +156,7 @@ fn main() -> ExitCode {
     } else {
         Obstacles::find()
     };
-    let trials = [
+    let scenarios = [
         // Each of the first two has a test that waits for a minute: it does so beside the others.
         time_waits::scenarios(),
         failures::scenarios(),
@@ -178,12 +183,33 @@ fn main() -> ExitCode {
         replay::scenarios(),
         wire::scenarios(),
     ];
-    let trials = trials
+    let scenarios = scenarios.into_iter().flatten().collect();
+    let scenarios = match std::env::var(ONLY) {
+        Ok(names) => match named(scenarios, &names) {
+            Ok(scenarios) => scenarios,
+            Err(error) => {
+                eprintln!("{ONLY}: {error:#}");
+                return ExitCode::FAILURE;
+            }
+        },
+        Err(_) => scenarios,
+    };
+    let trials = scenarios
         .into_iter()
-        .flatten()
         .map(|one| obstacles.trial(one))
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Those with these names, each of which must be that of a test: one that is renamed must not go unnoticed.
+fn named(mut scenarios: Vec<Scenario>, names: &str) -> Result<Vec<Scenario>> {
+    let names: Vec<&str> = names.split('|').collect();
+    for name in &names {
+        let known = scenarios.iter().any(|scenario| scenario.name == *name);
+        ensure!(known, "there is no test {name:?}");
+    }
+    scenarios.retain(|scenario| names.contains(&scenario.name.as_str()));
+    Ok(scenarios)
 }
 
 impl Obstacles {

@@ -26,6 +26,9 @@ pub(super) struct Kernel {
     pub(super) image: PathBuf,
     /// The modules that the guest loads, in this order; those that are built in are not among them.
     pub(super) modules: Vec<PathBuf>,
+    /// Whether its packages have modules at all. Debian's backports keep the images of older kernels, but
+    /// not the packages with their modules.
+    pub(super) has_modules: bool,
 }
 
 /// The kernel of a Debian suite, fetched if it is not there yet.
@@ -84,6 +87,7 @@ fn in_folder(folder: &Path) -> Result<Kernel> {
     Ok(Kernel {
         image: image(folder)?,
         modules: modules(folder),
+        has_modules: versions(folder).any(|version| version.join("kernel").is_dir()),
     })
 }
 
@@ -124,13 +128,10 @@ fn is_numbered(name: &str, prefix: &str) -> bool {
 
 /// The modules in an unpacked tree; newer suites compress them.
 fn modules(tree: &Path) -> Vec<PathBuf> {
-    let of_versions = ["lib/modules", "usr/lib/modules"]
-        .into_iter()
-        .flat_map(|folder| list(tree.join(folder)))
-        .flat_map(|version| {
-            ["net/ipv4", "drivers/net"].map(|kind| version.join("kernel").join(kind))
-        });
-    let folders: Vec<PathBuf> = of_versions.collect();
+    let of_version = |version: PathBuf| {
+        ["net/ipv4", "drivers/net"].map(|kind| version.join("kernel").join(kind))
+    };
+    let folders: Vec<PathBuf> = versions(tree).flat_map(of_version).collect();
     let found = MODULES.iter().filter_map(|name| {
         let files = folders.iter().flat_map(|folder| {
             ["ko", "ko.xz"].map(|ending| folder.join(format!("{name}.{ending}")))
@@ -146,14 +147,17 @@ fn image(tree: &Path) -> Result<PathBuf> {
         path.file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
     });
-    let in_modules = ["lib/modules", "usr/lib/modules"]
-        .into_iter()
-        .flat_map(|folder| list(tree.join(folder)))
-        .map(|version| version.join("vmlinuz"));
+    let in_modules = versions(tree).map(|version| version.join("vmlinuz"));
     in_boot
         .chain(in_modules)
         .find(|path| path.is_file())
         .with_context(|| format!("no vmlinuz in {}", workspace::shown(tree)))
+}
+
+/// The folders that are named after the kernel's release.
+fn versions(tree: &Path) -> impl Iterator<Item = PathBuf> {
+    let folders = ["lib/modules", "usr/lib/modules"].map(|folder| tree.join(folder));
+    folders.into_iter().flat_map(list)
 }
 
 fn list(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
@@ -196,6 +200,18 @@ mod tests {
         let expected = ["inet_diag.ko", "tcp_diag.ko.xz"].map(|file| folder.join(file));
         assert_eq!(found, expected);
         assert!(modules(&tree).is_empty(), "all of them may be built in");
+    }
+
+    #[test]
+    fn a_kernel_without_its_package_of_modules_is_known() {
+        let tree = std::env::temp_dir().join(format!("xtask-kernel-{}", std::process::id()));
+        fs::create_dir_all(tree.join("boot")).expect("a folder can be made");
+        fs::write(tree.join("boot/vmlinuz-6.19"), "").expect("a file can be written");
+        let without = in_folder(&tree).expect("it has an image");
+        fs::create_dir_all(tree.join("usr/lib/modules/6.19/kernel")).expect("it can be made");
+        let with = in_folder(&tree).expect("it has an image");
+        fs::remove_dir_all(&tree).expect("it can be removed");
+        assert!(!without.has_modules && with.has_modules);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
 use crate::vm::{
     Guest, Machine,
     guest::{Life, Lost, Output, Place},
-    kernels::{Backend, Pinned},
+    kernels::Pinned,
 };
 
 /// How much of a lost guest's console a row shows.
@@ -68,7 +68,7 @@ impl Bench {
                 Err(reason) => Judgement::skipped(reason),
                 Ok((machine, version)) => {
                     row.version = Some(version.clone());
-                    match refusal(doctor.as_ref(), check.backend) {
+                    match refusal(machine, doctor.as_ref(), check) {
                         Some(reason) => Judgement::skipped(reason),
                         None => self
                             .play(machine, &entrant.pinned, check, &mut doctor, &mut row)
@@ -169,6 +169,9 @@ impl Bench {
 }
 
 /// Why a check is not run. Where the doctor itself came to nothing, everything is tried.
-fn refusal(doctor: Option<&Doctor>, backend: Option<Backend>) -> Option<String> {
-    doctor?.refuses(backend?)
+fn refusal(machine: &Machine, doctor: Option<&Doctor>, check: &Check) -> Option<String> {
+    if check.needs_modules && !machine.kernel.has_modules {
+        return Some("the suite no longer has the modules of this kernel".to_owned());
+    }
+    doctor?.refuses(check.backend?)
 }

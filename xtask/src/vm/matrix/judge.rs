@@ -142,12 +142,11 @@ pub(super) fn tests(stdout: &str, stderr: &str, status: u8) -> Judgement {
         return Judgement::pass(passed);
     }
     let mut parts = vec![passed];
-    if tally.failed > 0 {
-        parts.push(format!(
-            "{} failed: {}",
-            tally.failed,
-            joined(&failed_tests(stdout))
-        ));
+    let failed = failed_tests(stdout);
+    if !failed.is_empty() {
+        parts.push(format!("{} failed: {}", tally.failed, joined(&failed)));
+    } else if tally.failed > 0 {
+        parts.push(format!("it ended with {status}: {}", last_line(stderr)));
     }
     if tally.skipped > 0 {
         let reasons: Vec<String> = stderr
@@ -353,6 +352,10 @@ mod tests {
         assert_eq!(verdict(&tests(&result(3, 0), "", 0)), Verdict::Pass);
         assert_eq!(verdict(&tests(&result(0, 0), "", 0)), Verdict::Fail);
         assert_eq!(verdict(&tests("", "", 0)), Verdict::Fail);
+        assert_eq!(
+            tests("", "no such test\n", 1).note,
+            "0 passed; it ended with 1: no such test"
+        );
         assert_eq!(verdict(&tests(&result(3, 0), "", 137)), Verdict::Fail);
         let ignored = tests(&result(3, 2), "live tests skipped: no TUN\n", 0);
         assert_eq!(ignored.verdict, Verdict::Fail);
