@@ -192,7 +192,7 @@ impl fmt::Display for Lost {
             Self::Crashed => out.write_str("the guest crashed: it ended without an exit status"),
             Self::TimedOut(limit) => write!(
                 out,
-                "the guest timed out: still running after {} s (--timeout gives it longer)",
+                "the guest timed out: still running after {} s",
                 limit.as_secs()
             ),
         }

@@ -202,6 +202,9 @@ impl Machine {
         if !life.emulator.is_empty() {
             say::say(format_args!("QEMU says: {}", life.emulator));
         }
+        if let Lost::TimedOut(_) = lost {
+            say::say("--timeout gives it longer");
+        }
         Err(lost.into())
     }
 

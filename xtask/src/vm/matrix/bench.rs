@@ -20,9 +20,6 @@ use crate::vm::{
     kernels::Pinned,
 };
 
-/// How much of a lost guest's console a row shows.
-const CONSOLE_LINES: usize = 12;
-
 /// What every kernel's run needs.
 pub(super) struct Bench {
     /// The tracer first.
@@ -146,9 +143,8 @@ impl Bench {
         row.boots = boots;
         let stdout = String::from_utf8_lossy(&stdout).into_owned();
         let status = end.map_err(|lost: Lost| {
-            let lines: Vec<&str> = console.lines().chain(emulator.lines()).collect();
-            let tail = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
-            row.console = tail.iter().map(ToString::to_string).collect();
+            let lines = console.lines().chain(emulator.lines());
+            row.console = lines.map(str::to_owned).collect();
             anyhow!(
                 "{lost}; the last line of its output: {}",
                 judge::last_line(&stdout)
