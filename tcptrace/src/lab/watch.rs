@@ -45,7 +45,8 @@ pub struct Watch {
     reader: JoinHandle<Result<()>>,
     /// What it began with.
     pub start: Start,
-    settings: Settings,
+    /// What the trackers know of it.
+    pub settings: Settings,
     /// Which namespaces the kernel reports.
     wanted: NetnsSet,
 }

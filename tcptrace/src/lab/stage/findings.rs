@@ -5,11 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tcptrace_model::{
     CallFailed, CallSucceeded, Comm, Connection, Finding, Owner, Story, Stuck, TcpState, TimeWait,
-    TimeWaitEntered, TransitionFinding, conflict::Call,
+    TimeWaitEnd, TimeWaitEntered, TransitionFinding, conflict::Call,
 };
 
 use super::Stage;
-use crate::lab::{tuple::Tuple, value::Errno};
+use crate::lab::{
+    tuple::Tuple,
+    value::{Errno, Expected},
+};
 
 impl Stage {
     /// Puts a finding into the report, in the words of the trace.
@@ -120,6 +123,19 @@ impl Stage {
             })?;
         self.show(Finding::TimeWait(found.clone()));
         Ok(*found)
+    }
+
+    /// What the trace says of a TIME_WAIT that a new SYN has ended. With timers, the kernel's stack is that of
+    /// data that ends it, and only the RST tells them apart, which the tracepoint shows from 6.10 on: before
+    /// that, the end is not known.
+    #[must_use]
+    pub fn ended_by_syn(&self) -> Expected {
+        let settings = &self.watch.settings;
+        if settings.rearms_exact || settings.minisocket_resets {
+            TimeWaitEnd::ReusedBySyn.name().into()
+        } else {
+            TimeWaitEnd::Unknown.name().into()
+        }
     }
 
     /// Waits for this end of a connection to end.

@@ -81,9 +81,10 @@ fn real_client(stage: &mut Stage, timestamps: u8, (port, client_port): (u16, u16
         return Ok(());
     }
     let ended = stage.time_wait(servers)?;
+    let by_syn = stage.ended_by_syn();
     stage
         .reading(format!("{with}: how that ended"))
-        .expect("reused_by_syn")
+        .expect(by_syn)
         .measured(ended.end.name(), Source::Finding);
 
     let at_server = listener.accept()?;

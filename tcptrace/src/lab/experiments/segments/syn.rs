@@ -120,9 +120,10 @@ fn judged(
     }
     if case.accepted {
         let ended = stage.time_wait(pair.tuple)?;
+        let by_syn = stage.ended_by_syn();
         stage
             .reading(format!("how it ended: {}", case.what))
-            .expect("reused_by_syn")
+            .expect(by_syn)
             .measured(ended.end.name(), Source::Finding);
     } else {
         still_waits(stage, &pair, case.what)?;
