@@ -74,7 +74,8 @@ const B5: Experiment = Experiment {
         let after = Duration::from_nanos(STUCK_AFTER_NS);
         stage
             .reading("for how long it has been, when told")
-            .expect(Expected::between(after, after + 3 * SLACK))
+            // The trace looks now and then; on a busy machine that is emulated, seldom.
+            .expect(Expected::between(after, after + 20 * SLACK))
             .measured(Duration::from_nanos(stuck.for_ns), Source::Finding);
         stage.await_state(forgotten.reversed(), TcpState::Close)?;
         stage.let_pass(2 * FIN_TIMEOUT)?;
