@@ -35,8 +35,11 @@ use super::{
     watch::Watch,
 };
 
-/// Between two looks at something that is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(4);
+/// Between the first two looks at something that is waited for. Each further pause is twice as long as the one
+/// before: most things happen at once, and dozens of experiments wait for a minute.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// Between two looks, at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(128);
 
 /// What the lab knows of the kernel it runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +209,7 @@ impl Stage {
         mut look: impl FnMut() -> Result<Option<T>>,
     ) -> Result<T> {
         let deadline = Instant::now() + limit;
+        let mut pause = FIRST_PAUSE;
         loop {
             if let Some(found) = look()? {
                 return Ok(found);
@@ -214,7 +218,8 @@ impl Stage {
             if Instant::now() >= deadline {
                 bail!("waited {limit:?} for {what}");
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(pause);
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
