@@ -91,6 +91,13 @@ impl Namespace {
         })
     }
 
+    /// Whether its path still leads to a namespace with its inode number: that of the process it was found by, or
+    /// where it is mounted.
+    #[must_use]
+    pub fn is_still_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|file| file.ino() == u64::from(self.inode))
+    }
+
     /// Whether the capabilities of this process count in it: it belongs to the user namespace of this process
     /// or to one below that. fs/nsfs.c `ns_ioctl` (v6.18) shows no others.
     #[must_use]
@@ -291,10 +298,10 @@ mod tests {
 
     #[test]
     fn a_path_that_stands_for_another_namespace_is_not_entered() {
-        let stale = Namespace {
-            inode: 1,
-            ..Namespace::own().unwrap()
-        };
+        let own = Namespace::own().unwrap();
+        assert!(own.is_still_there());
+        let stale = Namespace { inode: 1, ..own };
+        assert!(!stale.is_still_there());
         assert_eq!(stale.enter().unwrap_err().kind(), io::ErrorKind::NotFound);
         let never = stale.inside(|| unreachable!("it was not entered"));
         assert_eq!(never.unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -1,9 +1,10 @@
 //! Owns what is found out about a call that has failed before it is handed on: the settings of its
 //! namespace and, where it failed for want of a port, how the ports are used.
 //!
-//! Thousands of calls may fail in a second. So a namespace is looked into once a second at most; the
-//! sockets of one are listed by a thread of its own, and calls wait for it, in their order, while other
-//! inputs go on.
+//! Thousands of calls may fail in a second. So a namespace is looked into once a second at most, as long as
+//! the process by which it was found is there: without it, the namespace may be another one with the same
+//! number. The sockets of one are listed by a thread of its own, and calls wait for it, in their order, while
+//! other inputs go on.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -152,7 +153,15 @@ impl Lookout {
             settings: None,
             listed: None,
         });
-        if now_ns.saturating_sub(known.read_ns) >= HOLDS_NS || known.read_ns == 0 {
+        // The kernel gives the number of a namespace that is gone to a new one.
+        let is_another = known
+            .settings
+            .as_ref()
+            .is_some_and(|(namespace, _)| !namespace.is_still_there());
+        if is_another {
+            known.listed = None;
+        }
+        if is_another || now_ns.saturating_sub(known.read_ns) >= HOLDS_NS || known.read_ns == 0 {
             known.settings = read(netns, call.task.pid);
             known.read_ns = now_ns;
         }
