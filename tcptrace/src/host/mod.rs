@@ -4,6 +4,7 @@ pub mod bind_sysctls;
 pub mod capabilities;
 pub mod cgroup;
 pub mod clock;
+pub mod interface;
 pub mod kernel_version;
 pub mod netns;
 pub(crate) mod open_files;

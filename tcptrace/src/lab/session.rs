@@ -19,7 +19,6 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    bpf::offsets::KernelTypes,
     failure::Failure,
     host::{clock, kernel_version::KernelVersion},
     render::Start,
@@ -60,10 +59,6 @@ impl Session {
             release: version.release,
             hz: clock::hz().map_err(anyhow::Error::from)?,
         };
-        let keeps_back = KernelTypes::running()
-            .map_err(|error| Failure::Unsupported(format!("{error:#}")))?
-            .keeps_back()
-            .is_some();
         let watch = Arc::new(Watch::begin(request)?);
         let cancel = Cancel::default();
         let setting = Setting {
@@ -77,7 +72,7 @@ impl Session {
             tasks: wanted.tasks,
             jobs: wanted.jobs.unwrap_or(4 * cpus),
             recordings: wanted.recordings,
-            keeps_back,
+            keeps_back: watch.keeps_back,
         };
         let (tell, events) = mpsc::channel();
         let player = thread::spawn(move || run::play(&plan, &setting, &tell));

@@ -4,8 +4,7 @@ use std::{
     ffi::CString,
     io,
     mem::{size_of, size_of_val},
-    net::{Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::RawFd,
 };
 
 /// Moves the calling thread, and the threads and processes that it will start, into a new network
@@ -83,81 +82,6 @@ pub(super) fn choose_first_sequence(socket: RawFd, sequence: u32) -> io::Result<
     set(libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
     set(libc::TCP_QUEUE_SEQ, sequence.cast_signed())?;
     set(libc::TCP_REPAIR, 0)
-}
-
-/// Brings the loopback interface of this thread's network namespace up.
-pub(super) fn loopback_up() -> io::Result<()> {
-    let control = control(libc::AF_INET)?;
-    let mut request = interface(b"lo");
-    // SAFETY: the request names its interface with a NUL and outlives the call.
-    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;
-    let up = libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
-    // SAFETY: SIOCGIFFLAGS has just filled in ifru_flags, and every bit pattern of it is valid.
-    unsafe { request.ifr_ifru.ifru_flags |= up };
-    // SAFETY: as above; the kernel only reads the request.
-    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })
-}
-
-/// Gives loopback one more IPv4 address, of this host alone. `label` tells several from each other.
-pub(super) fn add_address(label: u8, address: Ipv4Addr) -> io::Result<()> {
-    let control = control(libc::AF_INET)?;
-    let mut request = interface(format!("lo:{label}").as_bytes());
-    for (call, value) in [
-        (libc::SIOCSIFADDR, address),
-        (libc::SIOCSIFNETMASK, Ipv4Addr::BROADCAST),
-    ] {
-        request.ifr_ifru.ifru_addr = socket_address(value);
-        // SAFETY: the request names its interface with a NUL and outlives the call.
-        check(unsafe { libc::ioctl(control.as_raw_fd(), call, &raw mut request) })?;
-    }
-    Ok(())
-}
-
-/// Gives loopback one more IPv6 address, of this host alone.
-pub(super) fn add_address_v6(address: Ipv6Addr) -> io::Result<()> {
-    let control = control(libc::AF_INET6)?;
-    let request = libc::in6_ifreq {
-        ifr6_addr: libc::in6_addr {
-            s6_addr: address.octets(),
-        },
-        ifr6_prefixlen: 128,
-        // Loopback is the first interface of every network namespace: net/core/dev.c
-        // `dev_new_index` (v6.18), include/net/net_namespace.h `LOOPBACK_IFINDEX`.
-        ifr6_ifindex: 1,
-    };
-    // SAFETY: the kernel reads a request of this type, which outlives the call.
-    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFADDR, &raw const request) })
-}
-
-fn control(family: i32) -> io::Result<OwnedFd> {
-    // SAFETY: socket(2) takes integers only.
-    let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    check(fd)?;
-    // SAFETY: the kernel has just given out this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// A request about the interface of this name, of up to 15 bytes.
-fn interface(name: &[u8]) -> libc::ifreq {
-    // SAFETY: ifreq is plain integers and unions of them, for which zero is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let longest = request.ifr_name.len() - 1;
-    for (to, from) in request.ifr_name.iter_mut().zip(name.iter().take(longest)) {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    request
-}
-
-fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
-    let mut data = [0; 14];
-    // After the port: sockaddr_in has it first.
-    for (to, from) in data[2..].iter_mut().zip(address.octets()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    libc::sockaddr {
-        sa_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default(),
-        sa_data: data,
-    }
 }
 
 /// Turns the kernel's "-1 and errno" into a result.

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr};
 
+use tcptrace_model::{Minisocket, Socket};
+
 /// One end of a connection: its own address and port, and the peer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
@@ -18,6 +20,24 @@ impl Tuple {
         Self {
             local: self.remote,
             remote: self.local,
+        }
+    }
+}
+
+impl From<&Socket> for Tuple {
+    fn from(socket: &Socket) -> Self {
+        Self {
+            local: socket.local,
+            remote: socket.remote,
+        }
+    }
+}
+
+impl From<&Minisocket> for Tuple {
+    fn from(minisocket: &Minisocket) -> Self {
+        Self {
+            local: minisocket.local,
+            remote: minisocket.remote,
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Watch {
     pub start: Start,
     /// What the trackers know of it.
     pub settings: Settings,
+    /// This kernel keeps some events from every eBPF program.
+    pub keeps_back: bool,
     /// Which namespaces the kernel reports.
     wanted: NetnsSet,
 }
@@ -61,8 +63,8 @@ struct Routes {
     stop: AtomicBool,
 }
 
-/// What the trace began with, from the thread that reads it.
-type Begun = Result<(Start, Settings, NetnsSet), Failure>;
+/// What the trace began with, from the thread that reads it: [`Watch`] has the same fields.
+type Begun = Result<(Start, Settings, bool, NetnsSet), Failure>;
 
 impl Watch {
     /// Begins to trace.
@@ -76,7 +78,7 @@ impl Watch {
             let routes = Arc::clone(&routes);
             move || read(&request, &tell, &routes)
         });
-        let (start, settings, wanted) = told
+        let (start, settings, keeps_back, wanted) = told
             .recv()
             .unwrap_or_else(|_| Err(anyhow::anyhow!("the trace ended before it began").into()))?;
         Ok(Self {
@@ -84,6 +86,7 @@ impl Watch {
             reader,
             start,
             settings,
+            keeps_back,
             wanted,
         })
     }
@@ -193,7 +196,7 @@ fn read(request: &Request, tell: &Sender<Begun>, routes: &Routes) -> Result<()> 
                 ..live.settings()
             };
             // Nobody waits for it only when the lab has gone.
-            let _ = tell.send(Ok((start, settings, wanted)));
+            let _ = tell.send(Ok((start, settings, live.keeps_back(), wanted)));
             live
         }
         Err(failure) => {
@@ -207,9 +210,9 @@ fn read(request: &Request, tell: &Sender<Begun>, routes: &Routes) -> Result<()> 
     };
     let mut ticked = Instant::now();
     while !routes.stop.load(Ordering::Relaxed) {
-        reader.empty(&mut live)?;
-        // All that happened before this time has been handed on.
+        // Read first: when the buffer is empty, all that happened before this time has been handed on.
         let now_ns = clock::boottime_ns();
+        reader.empty(&mut live)?;
         live.losses(now_ns, |input| reader.hand(&input))?;
         for trouble in live.unseen() {
             match trouble {

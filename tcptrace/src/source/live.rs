@@ -75,6 +75,8 @@ pub struct Live {
     after_gap: Option<Input>,
     /// What this kernel does not let anybody see.
     degraded: Vec<String>,
+    /// What it keeps from eBPF programs by design, in one sentence.
+    keeps_back: Option<&'static str>,
     /// The sockets that there were already, and those that there are after a loss.
     snapshots: Snapshots,
     /// Where the kernel's functions lie that end minisockets.
@@ -172,6 +174,7 @@ impl Live {
         };
         let mut live = Self {
             degraded: degraded(&types, &attached, request.calls, buckets.err().as_ref()),
+            keeps_back: types.keeps_back(),
             known_minisockets_only: request.filters.need_the_socket(),
             minisocket_resets: reset_reason && attached.resets,
             attached,
@@ -294,6 +297,13 @@ impl Live {
     #[must_use]
     pub fn degraded(&self) -> &[String] {
         &self.degraded
+    }
+
+    /// Whether this kernel keeps some events from eBPF programs by design, without counting them: what is
+    /// missing may have happened.
+    #[must_use]
+    pub fn keeps_back(&self) -> bool {
+        self.keeps_back.is_some()
     }
 
     /// The next input; `None` when there is nothing for now.

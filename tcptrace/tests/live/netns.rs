@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
+use tcptrace::host::interface;
 
 use crate::sys;
 
@@ -24,7 +25,7 @@ pub(crate) fn with_new<T: Send>(body: impl FnOnce(&Netns) -> Result<T> + Send) -
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| {
             sys::unshare(libc::CLONE_NEWNET).context("cannot make a network namespace")?;
-            sys::loopback_up()?;
+            interface::bring_up("lo").context("cannot bring lo up")?;
             body(&Netns::current()?)
         });
         inside

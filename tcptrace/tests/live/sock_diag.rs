@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
-use tcptrace::host::sock_destroy::destroy_here;
+use tcptrace::host::{interface, sock_destroy::destroy_here};
 
 use crate::event::State;
 use crate::sys::{self, check};
@@ -142,7 +142,7 @@ fn request(local: SocketAddr, remote: SocketAddr) -> Result<Vec<u8>> {
     bytes.extend(address(local.ip()));
     bytes.extend(address(remote.ip()));
     // Also finds what is bound to no interface.
-    bytes.extend(sys::loopback_index()?.to_ne_bytes());
+    bytes.extend(interface::index("lo")?.to_ne_bytes());
     bytes.extend(ANY_COOKIE.to_ne_bytes());
     bytes.extend(ANY_COOKIE.to_ne_bytes());
     ensure!(

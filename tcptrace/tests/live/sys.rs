@@ -2,8 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::net::Ipv6Addr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -206,60 +205,6 @@ pub(crate) fn socket_of(
     let fd = check(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) })?;
     // SAFETY: the kernel has just given us this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Brings the loopback interface of this thread's network namespace up, without the `ip` program.
-pub(crate) fn loopback_up() -> Result<()> {
-    let control = interface_control()?;
-    let mut request = interface(b"lo")?;
-    // SAFETY: the request names its interface with a NUL and outlives the call.
-    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })
-        .context("cannot read the flags of lo")?;
-    // SAFETY: SIOCGIFFLAGS has just filled in ifru_flags, and every bit pattern of it is valid.
-    unsafe { request.ifr_ifru.ifru_flags |= i16::try_from(libc::IFF_UP)? };
-    // SAFETY: as above; the kernel only reads the request.
-    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })
-        .context("cannot bring lo up")?;
-    Ok(())
-}
-
-/// The number of the loopback interface: 1, as it is the first of every network namespace.
-pub(crate) fn loopback_index() -> Result<i32> {
-    // SAFETY: the name ends with a NUL and outlives the call.
-    let index = unsafe { libc::if_nametoindex(c"lo".as_ptr()) };
-    ensure!(index > 0, "no interface lo: {}", io::Error::last_os_error());
-    Ok(i32::try_from(index)?)
-}
-
-/// Gives loopback one more IPv6 address, of this host alone.
-pub(crate) fn add_address_v6(address: Ipv6Addr) -> Result<()> {
-    let control = socket(libc::AF_INET6, libc::SOCK_DGRAM)?;
-    let request = libc::in6_ifreq {
-        ifr6_addr: libc::in6_addr {
-            s6_addr: address.octets(),
-        },
-        ifr6_prefixlen: 128,
-        ifr6_ifindex: loopback_index()?,
-    };
-    // SAFETY: the kernel reads a request of this type, which outlives the call.
-    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFADDR, &raw const request) })
-        .with_context(|| format!("cannot give loopback the address {address}"))?;
-    Ok(())
-}
-
-fn interface_control() -> Result<OwnedFd> {
-    socket(libc::AF_INET, libc::SOCK_DGRAM).context("no socket for interface calls")
-}
-
-/// A request about the interface of this name.
-fn interface(name: &[u8]) -> Result<libc::ifreq> {
-    // SAFETY: ifreq is plain integers and unions of them, for which zero is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    ensure!(name.len() < request.ifr_name.len(), "a long name");
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    Ok(request)
 }
 
 /// Whether the running kernel is of this version or a later one; not if it does not say.

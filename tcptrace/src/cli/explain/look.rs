@@ -1,7 +1,7 @@
 //! Owns the look at the machine: who holds the port, the settings of the namespace, whether the address is
 //! one of the host's. Nothing is changed by it: no socket of this process ever gets the port.
 
-use std::{ffi::CString, io, net::SocketAddr, os::fd::AsRawFd};
+use std::{io, net::SocketAddr, os::fd::AsRawFd};
 
 use anyhow::{Context, anyhow};
 use socket2::{Domain, Socket, Type};
@@ -24,7 +24,7 @@ use crate::{
     host::{
         bind_sysctls::{self, Settings},
         capabilities::Capabilities,
-        clock, kernel_version,
+        clock, interface, kernel_version,
         netns::Namespace,
         port_sockets::{self, Listed},
         port_use, process,
@@ -149,7 +149,7 @@ fn who(args: &ExplainArgs, namespace: &Namespace) -> Result<Who, Failure> {
     };
     let index = |name: Option<&String>| {
         name.map_or(Ok(0), |name| {
-            interface(name).ok_or_else(|| {
+            interface_index(name).ok_or_else(|| {
                 Failure::Usage(format!(
                     "there is no interface {name:?} in this network namespace; list them with: ip link"
                 ))
@@ -165,14 +165,11 @@ fn who(args: &ExplainArgs, namespace: &Namespace) -> Result<Who, Failure> {
 }
 
 /// The index of an interface; a number is one.
-fn interface(name: &str) -> Option<u32> {
+fn interface_index(name: &str) -> Option<u32> {
     if let Ok(index) = name.parse() {
         return Some(index);
     }
-    let name = CString::new(name).ok()?;
-    // SAFETY: if_nametoindex(3) reads the string, and returns 0 when there is none of this name.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index != 0).then_some(index)
+    interface::index(name).ok()
 }
 
 /// Whether the address is one of the host's, by asking the kernel: a socket is bound to it, without a port.

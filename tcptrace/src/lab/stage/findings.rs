@@ -20,8 +20,8 @@ impl Stage {
         self.shown.push(finding);
     }
 
-    /// Waits for the newest failure of this call that has this errno: `None` for any. It comes up to a second
-    /// after the call, and is told in the report.
+    /// Waits for the first failure of this call, for this port, with this errno. It comes up to a second after the
+    /// call, and is told in the report.
     ///
     /// # Errors
     /// When the trace does not tell of it.
@@ -99,10 +99,7 @@ impl Stage {
         let what = format!("the minisocket of {tuple}");
         self.observed
             .first(&what, &self.cancel, |finding| match finding {
-                Finding::TimeWaitEntered(found)
-                    if found.minisocket.local == tuple.local
-                        && found.minisocket.remote == tuple.remote =>
-                {
+                Finding::TimeWaitEntered(found) if Tuple::from(&found.minisocket) == tuple => {
                     Some(**found)
                 }
                 _ => None,
@@ -118,7 +115,9 @@ impl Stage {
         let found = self
             .observed
             .first(&what, &self.cancel, |finding| match finding {
-                Finding::TimeWait(found) if is_end_of(found, tuple) => Some(found.clone()),
+                Finding::TimeWait(found) if Tuple::from(&found.minisocket) == tuple => {
+                    Some(found.clone())
+                }
                 _ => None,
             })?;
         self.show(Finding::TimeWait(found.clone()));
@@ -146,9 +145,7 @@ impl Stage {
         let what = format!("the end of {tuple}");
         self.observed
             .first(&what, &self.cancel, |finding| match finding {
-                Finding::Connection(found)
-                    if found.socket.local == tuple.local && found.socket.remote == tuple.remote =>
-                {
+                Finding::Connection(found) if Tuple::from(&found.socket) == tuple => {
                     Some((**found).clone())
                 }
                 _ => None,
@@ -166,11 +163,7 @@ impl Stage {
             .observed
             .first(&what, &self.cancel, |finding| match finding {
                 Finding::Story(story) => {
-                    let socket = &story.first.socket;
-                    let end = Tuple {
-                        local: socket.local,
-                        remote: socket.remote,
-                    };
+                    let end = Tuple::from(&story.first.socket);
                     (end == tuple || end == tuple.reversed()).then(|| story.clone())
                 }
                 _ => None,
@@ -189,9 +182,7 @@ impl Stage {
             .observed
             .first(&what, &self.cancel, |finding| match finding {
                 Finding::Stuck(found)
-                    if found.state == state
-                        && found.socket.local == tuple.local
-                        && found.socket.remote == tuple.remote =>
+                    if found.state == state && Tuple::from(&found.socket) == tuple =>
                 {
                     Some(found.clone())
                 }
@@ -212,10 +203,7 @@ impl Stage {
     #[must_use]
     pub fn transitions(&self, tuple: Tuple) -> Vec<TransitionFinding> {
         self.observed.all(|finding| match finding {
-            Finding::Transition(found)
-                if found.transition.socket.local == tuple.local
-                    && found.transition.socket.remote == tuple.remote =>
-            {
+            Finding::Transition(found) if Tuple::from(&found.transition.socket) == tuple => {
                 Some(**found)
             }
             _ => None,
@@ -227,12 +215,6 @@ impl Stage {
 #[must_use]
 pub fn comm(owner: Option<&Owner>) -> String {
     owner.map_or_else(|| "unknown".to_owned(), |owner| name(&owner.process.comm))
-}
-
-/// Whether it is the end of the minisocket of this end of a connection.
-#[must_use]
-pub fn is_end_of(found: &TimeWait, tuple: Tuple) -> bool {
-    found.minisocket.local == tuple.local && found.minisocket.remote == tuple.remote
 }
 
 /// A time that the trace has measured.

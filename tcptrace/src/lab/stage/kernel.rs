@@ -1,6 +1,6 @@
 //! What the kernel itself says of the sockets of the namespace: its list (sock_diag) and its counters.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use tcptrace_model::TcpState;
@@ -94,16 +94,6 @@ impl Stage {
         let sockets = self.sockets(port)?;
         let matching = sockets.iter().filter(|one| one.state == state);
         Ok(matching.count() as u64)
-    }
-
-    /// Who holds this local address and port in TIME_WAIT or any other state, by remote address.
-    ///
-    /// # Errors
-    /// When the kernel does not list sockets.
-    pub fn states_at(&self, local: SocketAddr) -> Result<Vec<TcpState>> {
-        let sockets = self.sockets(local.port())?;
-        let there = sockets.iter().filter(|one| one.local == local);
-        Ok(there.map(|one| one.state).collect())
     }
 
     /// A counter of the namespace, such as `TcpExt`, `TCPTimeWaitOverflow` or `Tcp`, `ActiveOpens`; 0 where

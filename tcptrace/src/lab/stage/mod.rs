@@ -10,7 +10,7 @@ mod wire;
 use std::{
     cell::Cell,
     fmt, fs,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ use tcptrace_model::{Finding, conflict::KernelVersion};
 
 pub(super) use self::namespace::{Setting, demand_namespaces};
 pub use self::{
-    findings::{comm, is_end_of, known},
+    findings::{comm, known},
     kernel::{Listed, SocketState},
     reading::Taking,
 };
@@ -31,9 +31,9 @@ use super::{
     log::{Log, Step},
     observed::Observed,
     reading::Reading,
-    sys,
     watch::Watch,
 };
+use crate::host::interface;
 
 /// Between the first two looks at something that is waited for. Each further pause is twice as long as the one
 /// before: most things happen at once, and dozens of experiments wait for a minute.
@@ -160,8 +160,10 @@ impl Stage {
         let label = self.addresses.get() + 1;
         self.addresses.set(label);
         match address {
-            IpAddr::V4(address) => sys::add_address(label, address),
-            IpAddr::V6(address) => sys::add_address_v6(address),
+            IpAddr::V4(address) => {
+                interface::add_ipv4(&format!("lo:{label}"), address, Ipv4Addr::BROADCAST)
+            }
+            IpAddr::V6(address) => interface::add_ipv6("lo", address, 128),
         }
         .with_context(|| format!("cannot give loopback the address {address}"))?;
         self.note(format_args!("the address {address} is added to lo"));

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use super::{Kernel, Played, Stage};
 use crate::{
     failure::Failure,
-    host::netns::Namespace,
+    host::{interface, netns::Namespace},
     lab::{limits::Cancel, log::Log, observed::Observed, sys, watch::Watch},
 };
 
@@ -111,7 +111,7 @@ fn inside_new<T: Send>(body: impl FnOnce(u32) -> Result<T> + Send) -> Result<T> 
     thread::scope(|scope| {
         let inside = scope.spawn(|| {
             sys::new_network_namespace().context("cannot make a network namespace")?;
-            sys::loopback_up().context("cannot bring lo up")?;
+            interface::bring_up("lo").context("cannot bring lo up")?;
             let own = Namespace::own().map_err(|sentence| anyhow!(sentence))?;
             body(own.inode)
         });

@@ -1,7 +1,6 @@
 //! Owns the system calls of a TUN device: made, given addresses, read, written and waited for.
 
 use std::{
-    ffi::CString,
     fmt,
     fs::File,
     io::{self, ErrorKind, Read as _, Write as _},
@@ -11,13 +10,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use socket2::{Domain, Socket, Type};
 
 use super::{HERE, HERE_V6};
+use crate::host::interface;
 
 const PATH: &str = "/dev/net/tun";
 /// The kernel puts a number in for `%d`: net/core/dev.c `__dev_alloc_name` (v6.18).
-const NAME: &[u8] = b"wire%d";
+const NAME: &str = "wire%d";
 /// Of a new TUN device: drivers/net/tun.c `tun_net_initialize` (v6.18).
 const MTU: usize = 1500;
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
@@ -82,7 +81,7 @@ impl Tun {
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(PATH)?;
-        let mut request = request(NAME);
+        let mut request = interface::request(NAME)?;
         request.ifr_ifru.ifru_flags =
             i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).map_err(io::Error::other)?;
         // SAFETY: the kernel reads and writes one ifreq, which outlives the call.
@@ -106,37 +105,14 @@ impl Tun {
 
     /// Brings it up, with the kernel's IPv4 address and, by its network mask, the route to the remote host.
     pub(super) fn bring_up(&self) -> Result<()> {
-        let control = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        let mut request = request(self.name.as_bytes());
-        for (call, address) in [(libc::SIOCSIFADDR, HERE), (libc::SIOCSIFNETMASK, NETMASK)] {
-            request.ifr_ifru.ifru_addr = socket_address(address);
-            // SAFETY: the kernel reads one ifreq, which outlives the call.
-            check(unsafe { libc::ioctl(control.as_raw_fd(), call, &raw mut request) })
-                .with_context(|| format!("cannot give {} the address {HERE}", self.name))?;
-        }
-        request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP)?;
-        // SAFETY: as above.
-        check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })
-            .with_context(|| format!("cannot bring {} up", self.name))?;
-        Ok(())
+        interface::add_ipv4(&self.name, HERE, NETMASK)
+            .with_context(|| format!("cannot give {} the address {HERE}", self.name))?;
+        interface::bring_up(&self.name).with_context(|| format!("cannot bring {} up", self.name))
     }
 
     /// Gives it the kernel's IPv6 address and the route to the remote host's.
     pub(super) fn add_v6(&self) -> Result<()> {
-        let name = CString::new(self.name.as_str())?;
-        // SAFETY: a string that ends with NUL and outlives the call.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        ensure!(index > 0, "{}", io::Error::last_os_error());
-        let request = libc::in6_ifreq {
-            ifr6_addr: libc::in6_addr {
-                s6_addr: HERE_V6.octets(),
-            },
-            ifr6_prefixlen: PREFIX_LENGTH_V6,
-            ifr6_ifindex: index.try_into()?,
-        };
-        let control = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
-        // SAFETY: the kernel reads one in6_ifreq, which outlives the call.
-        check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFADDR, &raw const request) })?;
+        interface::add_ipv6(&self.name, HERE_V6, PREFIX_LENGTH_V6)?;
         let deadline = Instant::now() + TENTATIVE_FOR;
         // Of the calling thread: /proc/net shows the namespace of the first one.
         while is_tentative(&std::fs::read_to_string("/proc/thread-self/net/if_inet6")?) {
@@ -212,28 +188,6 @@ fn is_tentative(if_inet6: &str) -> bool {
                 .and_then(|flags| u32::from_str_radix(flags, 16).ok())
                 .is_some_and(|flags| flags & TENTATIVE != 0)
     })
-}
-
-/// A request about the interface of this name, which is shorter than IFNAMSIZ.
-fn request(name: &[u8]) -> libc::ifreq {
-    // SAFETY: ifreq is plain integers and unions of them, for which zero is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    request
-}
-
-/// A sockaddr_in: two bytes of port, then the address.
-fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
-    let mut data = [0; 14];
-    for (to, from) in data[2..].iter_mut().zip(address.octets()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    libc::sockaddr {
-        sa_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default(),
-        sa_data: data,
-    }
 }
 
 /// Turns the kernel's "-1 and errno" into an `io::Result`.

@@ -115,7 +115,7 @@ pub(super) fn failed(found: &CallFailed, telling: Telling) -> Paragraph {
     }
     sections.extend(holders::in_the_way(found, telling));
     let why = why::sentences(found, telling.mode);
-    if words::is_about_the_network(found.rule) {
+    if words::subject(found.rule) == words::Subject::Network {
         sections.push(Section::plain(&why));
     } else {
         sections.push(Section::plain(&format!("Why: {why}")));
@@ -127,7 +127,7 @@ pub(super) fn failed(found: &CallFailed, telling: Telling) -> Paragraph {
     Paragraph {
         mark: match telling.mode {
             // That it failed is certain, whatever the reason.
-            Mode::Failed if words::is_about_the_network(found.rule) => Mark::Plain,
+            Mode::Failed if words::subject(found.rule) == words::Subject::Network => Mark::Plain,
             Mode::WouldFail if !is_certain => Mark::Uncertain,
             Mode::Failed | Mode::WouldFail => Mark::Attention,
         },

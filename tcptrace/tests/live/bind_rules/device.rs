@@ -3,7 +3,8 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use tcptrace::host::interface;
 
 use crate::sys::{self, check};
 
@@ -13,7 +14,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 
-const NAME: &[u8] = b"other0\0";
+const NAME: &str = "other0";
 /// What there is on one kernel or another, best first: both do nothing until they are told to.
 const DRIVERS: [&[u8]; 2] = [b"dummy", b"veth"];
 
@@ -22,12 +23,7 @@ const DRIVERS: [&[u8]; 2] = [b"dummy", b"veth"];
 pub(super) fn add() -> Result<Option<u32>> {
     for driver in DRIVERS {
         match add_with(driver) {
-            Ok(()) => {
-                // SAFETY: the name ends with a NUL and outlives the call.
-                let index = unsafe { libc::if_nametoindex(NAME.as_ptr().cast()) };
-                ensure!(index > 0, "no interface: {}", io::Error::last_os_error());
-                return Ok(Some(index));
-            }
+            Ok(()) => return interface::index(NAME).map(Some).context("no interface"),
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
             Err(error) => return Err(error).context("cannot make a network interface"),
         }
@@ -38,7 +34,7 @@ pub(super) fn add() -> Result<Option<u32>> {
 fn add_with(driver: &[u8]) -> io::Result<()> {
     let socket = sys::socket_of(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
     let mut body = vec![0; 16];
-    attribute(&mut body, IFLA_IFNAME, NAME);
+    attribute(&mut body, IFLA_IFNAME, &[NAME.as_bytes(), b"\0"].concat());
     let mut kind = Vec::new();
     attribute(&mut kind, IFLA_INFO_KIND, driver);
     attribute(&mut body, IFLA_LINKINFO, &kind);

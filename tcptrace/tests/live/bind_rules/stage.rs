@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result};
+use tcptrace::host::interface;
 use tcptrace_model::conflict::{BindSysctls, KernelVersion};
 
 use super::cache::Cache;
@@ -42,7 +43,8 @@ pub(super) struct Stage {
 impl Stage {
     /// In the calling thread's network namespace, which is new.
     pub(super) fn set_up() -> Result<Self> {
-        sys::add_address_v6(OTHER_V6)?;
+        interface::add_ipv6("lo", OTHER_V6, 128)
+            .with_context(|| format!("cannot give loopback the address {OTHER_V6}"))?;
         // The kernel first looks, in a thread of its own, whether somebody else has it.
         let is_usable = || {
             Socket::new(true)
@@ -55,7 +57,7 @@ impl Stage {
             kernel: kernel_version()?,
             sysctls: BindSysctls::default(),
             cache: Cache::default(),
-            loopback: u32::try_from(sys::loopback_index()?)?,
+            loopback: interface::index("lo")?,
             other: device::add()?,
             next_port: FIRST_PORT,
             next_peer_port: FIRST_PEER_PORT,

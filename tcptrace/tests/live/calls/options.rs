@@ -3,11 +3,12 @@
 use std::io;
 
 use anyhow::{Context, Result, ensure};
+use tcptrace::host::interface;
 use tcptrace_model::conflict::Asker;
 
+use crate::ports;
 use crate::sockets::{Family, Socket};
 use crate::watch::{Watch, with_each_backend};
-use crate::{ports, sys};
 
 /// `IP_LOCAL_PORT_RANGE` of include/uapi/linux/in.h (v6.18).
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
@@ -52,7 +53,7 @@ const SETTINGS: [Setting; 9] = [
     (
         "SO_BINDTODEVICE",
         |socket| socket.set(libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"lo\0"),
-        |asker| asker.device = sys::loopback_index().map_or(0, i32::cast_unsigned),
+        |asker| asker.device = interface::index("lo").unwrap_or_default(),
     ),
     (
         "IP_LOCAL_PORT_RANGE",

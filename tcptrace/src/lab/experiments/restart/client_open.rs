@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use tcptrace_model::{CallFailed, TcpState, conflict::Call};
 
-use super::{EADDRINUSE, in_the_way, left, most_of_a_minute};
+use super::{EADDRINUSE, in_the_way, left, most_of_a_minute, read_holder_of_dead};
 use crate::lab::{
     actor::Options,
     experiment::Experiment,
@@ -65,20 +65,7 @@ fn play_a4(stage: &mut Stage) -> Result<()> {
         .claim(EADDRINUSE)
         .measured(called, Source::Call);
     let failed = stage.call_failed(Call::Bind, PORT, EADDRINUSE)?;
-    if let Some(holder) = in_the_way(stage, &failed, "sockets in the way") {
-        stage
-            .reading("state of the socket in the way")
-            .claim(TcpState::FinWait2)
-            .measured(holder.holder.state, Source::Finding);
-        stage
-            .reading("its owner, which is dead")
-            .expect("server")
-            .measured(comm(holder.owner.as_ref()), Source::Finding);
-        stage
-            .reading("left of its FIN_WAIT2")
-            .expect(most_of_a_minute())
-            .measured(left(&failed, &holder), Source::Finding);
-    }
+    read_holder_of_dead(stage, &failed, TcpState::FinWait2);
     // Told when the client has not closed a second after the server did.
     let story = stage.story(at_server.tuple()?)?;
     let (peer, peers) = story.open_peer.context("the client's end is not joined")?;

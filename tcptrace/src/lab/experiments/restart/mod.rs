@@ -7,10 +7,15 @@ mod whole_port;
 
 use std::time::Duration;
 
-use tcptrace_model::{CallFailed, HolderFound};
+use tcptrace_model::{CallFailed, HolderFound, TcpState};
 
 use super::{EADDRINUSE, EADDRNOTAVAIL, SUCCEEDS};
-use crate::lab::{experiment::Experiment, reading::Source, stage::Stage, value::Expected};
+use crate::lab::{
+    experiment::Experiment,
+    reading::Source,
+    stage::{Stage, comm},
+    value::Expected,
+};
 
 pub(super) const ALL: &[Experiment] = &[
     too_early::A1,
@@ -31,6 +36,25 @@ fn in_the_way(stage: &mut Stage, failed: &CallFailed, what: &str) -> Option<Hold
         .expect(1)
         .measured(count as u64, Source::Finding);
     holder
+}
+
+/// Reads what is in the way of a server that was killed and has started again: what it left, in this state.
+fn read_holder_of_dead(stage: &mut Stage, failed: &CallFailed, was_in: TcpState) {
+    let Some(holder) = in_the_way(stage, failed, "sockets in the way") else {
+        return;
+    };
+    stage
+        .reading("state of the socket in the way")
+        .claim(was_in)
+        .measured(holder.holder.state, Source::Finding);
+    stage
+        .reading("its owner, which is dead")
+        .expect("server")
+        .measured(comm(holder.owner.as_ref()), Source::Finding);
+    stage
+        .reading(format!("left of its {}", was_in.name()))
+        .expect(most_of_a_minute())
+        .measured(left(failed, &holder), Source::Finding);
 }
 
 /// How long after a call the timer of the socket in its way runs out; 0 when that is not known.

@@ -6,13 +6,8 @@ use tcptrace_model::{
     conflict::{Call, Remedy, Rule},
 };
 
-use super::{EADDRINUSE, SUCCEEDS, in_the_way, left, most_of_a_minute};
-use crate::lab::{
-    actor::Options,
-    experiment::Experiment,
-    reading::Source,
-    stage::{Stage, comm},
-};
+use super::{EADDRINUSE, SUCCEEDS, read_holder_of_dead};
+use crate::lab::{actor::Options, experiment::Experiment, reading::Source, stage::Stage};
 
 pub(super) const A1: Experiment = Experiment {
     id: "A1",
@@ -65,20 +60,7 @@ fn play(stage: &mut Stage) -> Result<()> {
         .reading("the rule")
         .expect(Rule::PortHeld.name())
         .measured(failed.rule.name(), Source::Finding);
-    if let Some(holder) = in_the_way(stage, &failed, "sockets in the way") {
-        stage
-            .reading("state of the socket in the way")
-            .claim(TcpState::TimeWait)
-            .measured(holder.holder.state, Source::Finding);
-        stage
-            .reading("its owner, which is dead")
-            .expect("server")
-            .measured(comm(holder.owner.as_ref()), Source::Finding);
-        stage
-            .reading("left of its TIME_WAIT")
-            .expect(most_of_a_minute())
-            .measured(left(&failed, &holder), Source::Finding);
-    }
+    read_holder_of_dead(stage, &failed, TcpState::TimeWait);
     for (what, remedy) in [
         ("waiting would help", Remedy::Wait),
         (

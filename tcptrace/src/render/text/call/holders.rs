@@ -62,7 +62,7 @@ pub(super) fn in_the_way(found: &CallFailed, telling: Telling) -> Vec<Section> {
             ),
             joint: "; ",
         });
-    } else if words::is_about_holders(found.rule) {
+    } else if words::subject(found.rule) == words::Subject::Holders {
         let saw = match telling.mode {
             Mode::Failed => "was seen",
             Mode::WouldFail => "can be seen",

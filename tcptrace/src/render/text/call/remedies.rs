@@ -15,7 +15,7 @@ const MOST_NAMES: usize = 3;
 /// What would have made the call succeed, best first; `None` where nothing on this host would.
 pub(super) fn section(found: &CallFailed, telling: Telling) -> Option<Section> {
     if found.remedies.is_empty() {
-        return words::is_about_holders(found.rule)
+        return (words::subject(found.rule) == words::Subject::Holders)
             .then(|| Section::plain("No remedy is known that the rules confirm."));
     }
     let label = match telling.mode {

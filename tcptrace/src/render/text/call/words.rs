@@ -5,51 +5,32 @@ use tcptrace_model::{
     conflict::{Call, Rule},
 };
 
-/// Whether a rule is about what answered from outside, or about the course of the call, and not about
-/// who holds which port: then one line says it all.
-pub(in super::super) fn is_about_the_network(rule: Rule) -> bool {
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Subject {
+    /// What answered from outside, or the course of the call, and not who holds which port: then one line
+    /// says it all.
+    Network,
+    /// Other sockets, which are in the way of this one port.
+    Holders,
+    /// The call itself, this host's settings, or its ports as a whole.
+    Call,
+}
+
+/// What `rule` is about.
+pub(in super::super) fn subject(rule: Rule) -> Subject {
     match rule {
         Rule::Refused
         | Rule::Unreachable
         | Rule::TimedOut
         | Rule::AlreadyConnected
         | Rule::AlreadyConnecting
-        | Rule::Interrupted => true,
-        Rule::SecurityModule
-        | Rule::CgroupProgram
-        | Rule::AddressLength
-        | Rule::AddressFamily
-        | Rule::Multicast
-        | Rule::MappedOnV6only
-        | Rule::LinkLocalWithoutScope
-        | Rule::NoSuchDevice
-        | Rule::AddressNotLocal
-        | Rule::PrivilegedPort
-        | Rule::AlreadyBound
-        | Rule::PortHeld
-        | Rule::PortListening
-        | Rule::ReuseportOtherUser
-        | Rule::NoFreePort
-        | Rule::CannotListen
-        | Rule::PortsExhausted
-        | Rule::TupleInUse
-        | Rule::TupleInTimeWait
-        | Rule::NoSourceAddress
-        | Rule::Broadcast
-        | Rule::NotPermitted
-        | Rule::NoMemory
-        | Rule::Unknown => false,
-    }
-}
-
-/// Whether a rule says that other sockets are in the way of this one port.
-pub(super) fn is_about_holders(rule: Rule) -> bool {
-    match rule {
+        | Rule::Interrupted => Subject::Network,
         Rule::PortHeld
         | Rule::PortListening
         | Rule::ReuseportOtherUser
         | Rule::TupleInUse
-        | Rule::TupleInTimeWait => true,
+        | Rule::TupleInTimeWait => Subject::Holders,
         Rule::SecurityModule
         | Rule::CgroupProgram
         | Rule::AddressLength
@@ -65,16 +46,10 @@ pub(super) fn is_about_holders(rule: Rule) -> bool {
         | Rule::CannotListen
         | Rule::PortsExhausted
         | Rule::NoSourceAddress
-        | Rule::Refused
-        | Rule::Unreachable
-        | Rule::TimedOut
-        | Rule::AlreadyConnected
-        | Rule::AlreadyConnecting
         | Rule::Broadcast
         | Rule::NotPermitted
-        | Rule::Interrupted
         | Rule::NoMemory
-        | Rule::Unknown => false,
+        | Rule::Unknown => Subject::Call,
     }
 }
 
