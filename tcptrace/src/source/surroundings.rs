@@ -57,6 +57,14 @@ struct Known {
     listed: Option<(u64, Option<PortHolders>)>,
 }
 
+impl Known {
+    /// Whether the namespace that was looked into is still the one with its number, as far as can be seen.
+    fn is_still_there(&self) -> bool {
+        let settings = self.settings.as_ref();
+        settings.is_some_and(|(namespace, _)| namespace.is_still_there())
+    }
+}
+
 /// A list of sockets is being made, which a call is to wait for.
 struct Waits;
 
@@ -153,17 +161,20 @@ impl Lookout {
             settings: None,
             listed: None,
         });
-        // The kernel gives the number of a namespace that is gone to a new one.
-        let is_another = known
-            .settings
-            .as_ref()
-            .is_some_and(|(namespace, _)| !namespace.is_still_there());
-        if is_another {
-            known.listed = None;
-        }
-        if is_another || now_ns.saturating_sub(known.read_ns) >= HOLDS_NS || known.read_ns == 0 {
-            known.settings = read(netns, call.task.pid);
+        if now_ns.saturating_sub(known.read_ns) >= HOLDS_NS || known.read_ns == 0 {
+            known.settings = namespace_of(call.task.pid, netns)
+                .or_else(|| elsewhere(netns))
+                .and_then(read);
             known.read_ns = now_ns;
+        } else if !known.is_still_there() {
+            // The kernel gives the number of a namespace that is gone to a new one, and the process that failed
+            // before this one may have ended before it was looked at.
+            known.settings = namespace_of(call.task.pid, netns).and_then(read);
+            known.listed = None;
+            // Without it, all processes are looked at when the second is over.
+            if known.settings.is_some() {
+                known.read_ns = now_ns;
+            }
         }
         let Some((namespace, settings)) = &known.settings else {
             return Ok(None);
@@ -229,14 +240,24 @@ fn destination(call: &SocketCall) -> Option<std::net::SocketAddr> {
     }
 }
 
-/// Reads the settings of the namespace with this inode number. Nearly always it is that of the process
+/// The namespace of a process, if that is the one with this inode number: nearly always it is that of the process
 /// which called.
-fn read(netns: u32, pid: u32) -> Option<(Namespace, Settings)> {
-    let namespace = Namespace::find(&format!("/proc/{pid}/ns/net"))
+fn namespace_of(pid: u32, netns: u32) -> Option<Namespace> {
+    Namespace::find(&format!("/proc/{pid}/ns/net"))
         .ok()
         .filter(|namespace| namespace.inode == netns)
-        .or_else(|| Namespace::own().ok().filter(|own| own.inode == netns))
-        .or_else(|| Namespace::find(&netns.to_string()).ok())?;
+}
+
+/// The namespace with this inode number, by a look at all processes unless it is this one's own.
+fn elsewhere(netns: u32) -> Option<Namespace> {
+    Namespace::own()
+        .ok()
+        .filter(|own| own.inode == netns)
+        .or_else(|| Namespace::find(&netns.to_string()).ok())
+}
+
+/// Reads its settings.
+fn read(namespace: Namespace) -> Option<(Namespace, Settings)> {
     let settings = bind_sysctls::read(&namespace)?;
     Some((namespace, settings))
 }
