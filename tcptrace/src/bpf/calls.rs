@@ -67,6 +67,8 @@ pub(super) struct Watching {
     pub(super) accept: Option<CallsBackend>,
     /// Why the holders of ports are not listed; `None` when they are.
     pub(super) no_lists: Option<String>,
+    /// The function that shows the holder which the kernel met first, if one is watched.
+    pub(super) in_the_way: Option<&'static str>,
 }
 
 /// Programs that are attached, and why those that list holders are not, if so.
@@ -88,6 +90,7 @@ pub(super) fn watch(
         links: Vec::new(),
         accept: accepted.then_some(CallsBackend::Fentry),
         no_lists: None,
+        in_the_way: None,
     };
     if asked == Calls::Off {
         return off("--calls off".to_owned());
@@ -99,6 +102,14 @@ pub(super) fn watch(
     if asked.may_be_fentry() {
         match attach_functions(ebpf, types, btf) {
             Ok((mut links, no_lists)) => {
+                let in_the_way = in_the_way(types).into_iter().find_map(|hook| {
+                    let link = hook.attach(ebpf, btf.as_ref().ok()).ok()?;
+                    Some((hook.function()?, link))
+                });
+                let in_the_way = in_the_way.map(|(function, link)| {
+                    links.push(link);
+                    function
+                });
                 let accept = if accepted {
                     None
                 } else {
@@ -112,6 +123,7 @@ pub(super) fn watch(
                     links,
                     accept: accepts.then_some(CallsBackend::Fentry),
                     no_lists,
+                    in_the_way,
                 };
             }
             Err(why) if asked == Calls::Fentry => return off(why),
@@ -122,6 +134,7 @@ pub(super) fn watch(
         Ok((links, no_lists)) => Watching {
             backend: Ok(CallsBackend::Syscalls),
             no_lists,
+            in_the_way: None,
             no_fentry,
             links,
             accept: Some(if accepted {
@@ -220,7 +233,7 @@ const OPTIONAL: [&str; 6] = [
 fn functions(types: &KernelTypes) -> Result<Vec<Hook>, String> {
     let mut found = Vec::new();
     for (hook, expected) in FUNCTIONS {
-        let (Place::Entry(function) | Place::Exit(function)) = hook.place else {
+        let Some(function) = hook.function() else {
             continue;
         };
         match types.arguments(function) {
@@ -259,13 +272,7 @@ fn attach_functions(
 ) -> Result<Attached, String> {
     let hooks = functions(types)?;
     let btf = btf.as_ref().map_err(Clone::clone)?;
-    let (mut links, no_lists) = attach(&hooks, ebpf, Some(btf))?;
-    links.extend(
-        in_the_way(types)
-            .into_iter()
-            .find_map(|hook| hook.attach(ebpf, Some(btf)).ok()),
-    );
-    Ok((links, no_lists))
+    attach(&hooks, ebpf, Some(btf))
 }
 
 /// The system calls: programs and their tracepoints, of which one program may have several. Programs on one tracepoint run in the order in which they

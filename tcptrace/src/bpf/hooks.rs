@@ -285,6 +285,14 @@ impl From<Refused> for Failure {
 }
 
 impl Hook {
+    /// The kernel function that it is at the beginning or the end of.
+    pub(crate) fn function(self) -> Option<&'static str> {
+        match self.place {
+            Place::Entry(function) | Place::Exit(function) => Some(function),
+            Place::RawTracepoint(_) | Place::Syscall(..) => None,
+        }
+    }
+
     /// Loads the program and attaches it. `btf` is needed for functions.
     pub(crate) fn attach(self, ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<Link, Refused> {
         self.try_attach(ebpf, btf)

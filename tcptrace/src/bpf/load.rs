@@ -9,7 +9,7 @@ use aya::{
 };
 use aya_log::{EbpfLogger, Level};
 use tcptrace_common::{
-    BucketOffsets, Config, ListenerKey, PORT_BITMAP_BYTES, PortSet, TimerCode, filter,
+    BucketOffsets, Config, ListenerKey, Offsets, PORT_BITMAP_BYTES, PortSet, TimerCode, filter,
 };
 
 use super::{
@@ -43,8 +43,8 @@ pub struct Setup<'a> {
     pub calls: Calls,
     /// Why they cannot be, if this kernel lacks a field that their programs read.
     pub call_offsets: Result<(), String>,
-    /// Where the kernel's table of ports lies; [`BucketOffsets::UNKNOWN`] lists no holders.
-    pub buckets: BucketOffsets,
+    /// Where the kernel's table of ports lies; or why that is not known, and no holders are listed.
+    pub buckets: Result<BucketOffsets, String>,
     /// The kernel's BTF as aya wants it, for fentry; or why there is none.
     pub btf: Result<Btf, String>,
     /// How the timers of minisockets are known; asked for where they are needed only.
@@ -73,8 +73,12 @@ pub struct Attached {
     pub(crate) calls: Result<CallsBackend, String>,
     /// Why calls are not watched by functions; `None` when they are, or that was not asked for.
     pub(crate) calls_no_fentry: Option<String>,
-    /// Why the holders of ports are not listed by the programs of calls; `None` when they are.
+    /// Why the holders of ports are not listed when a call fails; `None` when they are.
     pub(crate) no_lists: Option<String>,
+    /// The function that shows the holder which the kernel met first, if one is watched.
+    pub(crate) in_the_way: Option<&'static str>,
+    /// Whether minisockets carry the date at which they were last set to TIME_WAIT: `tw_entry_stamp`.
+    pub(crate) entry_stamp: bool,
     /// What records accept(), if anything does.
     pub(crate) accepts: Option<CallsBackend>,
 }
@@ -140,6 +144,7 @@ impl Attached {
             links: calls_links,
             accept: accepts,
             no_lists,
+            in_the_way,
         } = attach_calls(accept.is_some(), &mut ebpf, setup)?;
         let resets = attach_each(
             hooks::RESETS.into_iter().filter(|hook| match hook.place {
@@ -171,7 +176,9 @@ impl Attached {
             resets: resets.len() == hooks::RESETS.len(),
             calls,
             calls_no_fentry,
-            no_lists,
+            no_lists: setup.buckets.as_ref().err().cloned().or(no_lists),
+            in_the_way,
+            entry_stamp: setup.config.offsets.tw_entry_stamp != Offsets::ABSENT,
             accepts,
             // What explains a transition is taken off after it.
             links: transitions
@@ -235,7 +242,7 @@ impl Attached {
 
 fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure> {
     let config = ConfigData(setup.config);
-    let buckets = BucketData(setup.buckets);
+    let buckets = BucketData(*setup.buckets.as_ref().unwrap_or(&BucketOffsets::UNKNOWN));
     let log_level = setup.log_level.map_or(0, |level| level as u8);
     let has = |bits: u32| setup.config.filters & bits != 0;
     // What it borrows lives as long as this function only.

@@ -1,5 +1,7 @@
 //! Owns `tcptrace doctor`: what this kernel supports, what is missing and how to get it.
 
+mod features;
+
 use std::{
     collections::BTreeMap,
     io::{self, Write},
@@ -9,16 +11,20 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
+use self::features::{Found, Support};
 use super::args::DoctorArgs;
 use crate::{
     bpf::{
         calls::{Calls, CallsBackend},
         filters::Filters,
-        hooks::Backend,
+        hooks::{Backend, TimeWaitBackend},
         preflight::{Check, Machine, Status, demand},
     },
     failure::Failure,
-    source::live::{Live, Request},
+    source::{
+        abilities::Abilities,
+        live::{Live, Request},
+    },
 };
 
 /// The size of buffer to try: the default one.
@@ -36,20 +42,36 @@ struct Report<'a> {
     can_trace: bool,
     backends: Backends,
     checks: &'a [Check],
+    features: &'a [Found],
+}
+
+/// What came of really loading and attaching.
+#[derive(Default)]
+struct Attempt {
+    checks: Vec<Check>,
+    backends: Backends,
+    /// `None` when there was nothing to ask.
+    abilities: Option<Abilities>,
 }
 
 /// Looks at everything, and then really loads and attaches.
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let mut checks = Machine::probe().checks(BUFFER_BYTES);
-    let (tried, backends) = attempt(&checks);
+    let Attempt {
+        checks: tried,
+        backends,
+        abilities,
+    } = attempt(&checks);
     checks.extend(tried);
     let can_trace = demand(&checks).is_ok();
+    let features = features::all(abilities.as_ref());
     let report = Report {
         kind: "doctor",
         version: env!("CARGO_PKG_VERSION"),
         can_trace,
         backends,
         checks: &checks,
+        features: &features,
     };
     let written = if args.json {
         json(&report)
@@ -70,12 +92,14 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 }
 
 /// What counts in the end: the programs are loaded, attached, and report a socket that is known.
-fn attempt(checks: &[Check]) -> (Vec<Check>, Backends) {
+fn attempt(checks: &[Check]) -> Attempt {
     const NAME: &str = "trace";
-    let none = BTreeMap::new();
+    let failed = |found: &str, remedy: &str| Attempt {
+        checks: vec![Check::missing(NAME, found, remedy)],
+        ..Attempt::default()
+    };
     if demand(checks).is_err() {
-        let check = Check::missing(NAME, "not tried", "first get what is MISSING above");
-        return (vec![check], none);
+        return failed("not tried", "first get what is MISSING above");
     }
     let request = Request {
         filters: Filters::default(),
@@ -98,36 +122,40 @@ fn attempt(checks: &[Check]) -> (Vec<Check>, Backends) {
                     "what that means for what you see is in docs/limitations.md",
                 )
             };
-            (
-                vec![attached, time_wait(&live), calls(&live)],
-                live.backends(),
-            )
+            let abilities = Abilities::of(&live);
+            Attempt {
+                checks: vec![attached, time_wait(&abilities), calls(&abilities)],
+                backends: live.backends(),
+                abilities: Some(abilities),
+            }
         }
         Err(failure) => {
             let sentence = failure.to_string();
             let (found, remedy) = sentence
                 .split_once("; ")
                 .unwrap_or((&sentence, "please report it"));
-            (vec![Check::missing(NAME, found, remedy)], none)
+            failed(found, remedy)
         }
     }
 }
 
 /// How TIME_WAIT is seen.
-fn time_wait(live: &Live) -> Check {
+fn time_wait(can: &Abilities) -> Check {
     const NAME: &str = "TIME_WAIT";
-    let seen_by_timer = live.settings().minisockets;
-    match live.no_fentry() {
-        None => Check::ok(
+    match &can.time_wait {
+        Ok(TimeWaitBackend::Fentry) => Check::ok(
             NAME,
             "by the kernel's functions (fentry): every date is exact",
         ),
-        Some(why) if seen_by_timer => Check::degraded(
+        Ok(TimeWaitBackend::Timer) => Check::degraded(
             NAME,
-            format!("by the timers' tracepoints, because {why}"),
+            format!(
+                "by the timers' tracepoints, because {}",
+                can.no_fentry.as_deref().unwrap_or("that was asked for")
+            ),
             "some dates are inferred and marked so (docs/limitations.md); for fentry boot a kernel that allows it, without lockdown",
         ),
-        Some(_) => Check::degraded(
+        Err(_) => Check::degraded(
             NAME,
             "not seen, neither its beginning nor its end",
             "see the check before this one",
@@ -136,9 +164,9 @@ fn time_wait(live: &Live) -> Check {
 }
 
 /// How bind(), listen() and connect() are seen.
-fn calls(live: &Live) -> Check {
+fn calls(can: &Abilities) -> Check {
     const NAME: &str = "calls";
-    match live.calls() {
+    match &can.calls {
         Ok(CallsBackend::Fentry) => Check::ok(
             NAME,
             "bind(), listen() and connect() by the kernel's functions (fentry)",
@@ -147,7 +175,9 @@ fn calls(live: &Live) -> Check {
             NAME,
             format!(
                 "bind(), listen() and connect() by the tracepoints of system calls, because {}",
-                live.calls_no_fentry().unwrap_or("that was asked for")
+                can.calls_no_fentry
+                    .as_deref()
+                    .unwrap_or("that was asked for")
             ),
             "while tcptrace runs they slow every system call of this machine (docs/performance.md); to trace without them: --calls off",
         ),
@@ -184,16 +214,45 @@ fn table(report: &Report<'_>) -> io::Result<()> {
             writeln!(out, "{:width$}            -> {remedy}", "")?;
         }
     }
-    if !report.backends.is_empty() {
-        writeln!(out)?;
-    }
-    for (need, backend) in &report.backends {
-        writeln!(out, "{need}: by {backend}")?;
-    }
+    feature_table(report.features, &mut out)?;
     let verdict = if report.can_trace {
         "This machine can trace."
     } else {
         "This machine cannot trace as it is: see what is MISSING."
     };
-    writeln!(out, "\n{verdict}")
+    writeln!(out, "{verdict}")
+}
+
+/// What of tcptrace this kernel allows, and what that means where it is not all.
+fn feature_table(features: &[Found], out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "\nWhat can be seen on this kernel (docs/kernel-support.md has the others):"
+    )?;
+    let widest = features.iter().map(|found| found.feature.name.len()).max();
+    let width = widest.unwrap_or(0);
+    for Found {
+        feature,
+        support,
+        by,
+        why,
+    } in features
+    {
+        let word = match support {
+            Support::Full => "yes",
+            Support::Partial => "partly",
+            Support::None => "no",
+        };
+        let by = by.map_or_else(String::new, |by| format!(" (by {by})"));
+        writeln!(
+            out,
+            "{:width$}  {word:8}  {}{by}",
+            feature.name, feature.shows
+        )?;
+        if let Some(why) = why {
+            writeln!(out, "{:width$}            -> {why}", "")?;
+            writeln!(out, "{:width$}            -> so {}", "", feature.without)?;
+        }
+    }
+    writeln!(out)
 }

@@ -31,10 +31,7 @@ use super::{
     words::StuckAfter,
 };
 use crate::{
-    bpf::{
-        calls::CallsBackend,
-        filters::{Family, Filters, NetnsFilter},
-    },
+    bpf::filters::{Family, Filters, NetnsFilter},
     failure::Failure,
     host::{cgroup, clock, netns::Namespace, process},
     record::{Ending, Opening, Step},
@@ -125,7 +122,7 @@ pub(super) fn begin(
         Signals::catch()?
     };
     Ok(Begun {
-        slows_system_calls: live.calls() == Ok(CallsBackend::Syscalls),
+        slows_system_calls: live.slows_system_calls(),
         live,
         runtime,
         signals,

@@ -15,7 +15,7 @@ use anyhow::{Context, anyhow};
 use aya::{Btf, EbpfLoader};
 use aya_log::Level;
 use hashbrown::HashMap;
-use tcptrace_common::{AF_INET, AF_INET6, BucketOffsets, CallOffsets, Config, ListenerKey};
+use tcptrace_common::{AF_INET, AF_INET6, CallOffsets, Config, ListenerKey};
 use tcptrace_model::{EndedBy, Input, ResetReason, Settings, conflict};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -122,7 +122,6 @@ impl Live {
         let check = SelfCheck::prepare().context("cannot open a socket for the self-check")?;
         let reset_reason = has_reset_reason(&types);
         let call_offsets = call_offsets(&types, request.calls);
-        let buckets = types.bucket_offsets();
         let mut config = Config {
             calls: *call_offsets.as_ref().unwrap_or(&CallOffsets::UNSET),
             offsets: types.offsets().map_err(|error| {
@@ -151,7 +150,7 @@ impl Live {
                 types: &types,
                 backend,
                 calls: request.calls,
-                buckets: *buckets.as_ref().unwrap_or(&BucketOffsets::UNKNOWN),
+                buckets: types.bucket_offsets().map_err(|error| format!("{error:#}")),
                 call_offsets: call_offsets
                     .map(|_| ())
                     .map_err(|error| format!("{error:#}")),
@@ -173,7 +172,7 @@ impl Live {
             }),
         };
         let mut live = Self {
-            degraded: degraded(&types, &attached, request.calls, buckets.err().as_ref()),
+            degraded: degraded(&types, &attached, request.calls),
             keeps_back: types.keeps_back(),
             known_minisockets_only: request.filters.need_the_socket(),
             minisocket_resets: reset_reason && attached.resets,
@@ -229,12 +228,6 @@ impl Live {
         backends
     }
 
-    /// Why minisockets are not watched by the kernel's functions (fentry); `None` when they are.
-    #[must_use]
-    pub fn no_fentry(&self) -> Option<&str> {
-        self.attached.no_fentry.as_deref()
-    }
-
     /// The network namespaces that are traced, where they are a set: with [`NetnsFilter::Changing`], or with
     /// several.
     ///
@@ -244,23 +237,10 @@ impl Live {
         self.attached.wanted_namespaces.clone()
     }
 
-    /// How bind(), listen() and connect() are watched; or why they are not.
-    ///
-    /// # Errors
-    /// One sentence.
-    pub fn calls(&self) -> Result<CallsBackend, &str> {
-        self.attached
-            .calls
-            .as_ref()
-            .copied()
-            .map_err(String::as_str)
-    }
-
-    /// Why calls are not watched by the kernel's functions (fentry); `None` when they are, or that was not
-    /// asked for.
+    /// Whether calls are watched by what slows every system call of the machine.
     #[must_use]
-    pub fn calls_no_fentry(&self) -> Option<&str> {
-        self.attached.calls_no_fentry.as_deref()
+    pub fn slows_system_calls(&self) -> bool {
+        self.attached.calls == Ok(CallsBackend::Syscalls)
     }
 
     /// What the model must know of this source.
@@ -291,6 +271,20 @@ impl Live {
             )));
         }
         troubles
+    }
+
+    /// The programs.
+    pub(super) fn attached(&self) -> &Attached {
+        &self.attached
+    }
+
+    /// Whether the kernel's symbols are known; waits for them.
+    pub(super) fn symbols(&self) -> Result<(), String> {
+        self.symbols
+            .value()
+            .as_ref()
+            .map(drop)
+            .map_err(Clone::clone)
     }
 
     /// What this kernel does not let anybody see, a sentence each.
@@ -500,12 +494,7 @@ fn reset_reasons(types: &KernelTypes) -> Vec<ResetReason> {
 }
 
 /// What this kernel keeps from the trace, a sentence each.
-fn degraded(
-    types: &KernelTypes,
-    attached: &Attached,
-    calls: Calls,
-    no_buckets: Option<&anyhow::Error>,
-) -> Vec<String> {
+fn degraded(types: &KernelTypes, attached: &Attached, calls: Calls) -> Vec<String> {
     let mut degraded: Vec<String> = types.keeps_back().map(str::to_owned).into_iter().collect();
     if let Err(why) = &attached.time_wait {
         degraded.push(format!(
@@ -517,8 +506,7 @@ fn degraded(
             "bind(), listen() and connect() are not seen, so none that fails is explained: {why}"
         ));
     }
-    let no_lists = no_buckets.map(|error| format!("{error:#}"));
-    if let (Ok(_), Some(why)) = (&attached.calls, no_lists.or(attached.no_lists.clone())) {
+    if let (Ok(_), Some(why)) = (&attached.calls, &attached.no_lists) {
         degraded.push(format!(
             "the sockets that hold the port of a call that failed are not listed: {why}"
         ));

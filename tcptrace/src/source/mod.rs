@@ -1,5 +1,6 @@
 //! Where inputs come from. A source yields inputs in the order in which they were recorded.
 
+pub mod abilities;
 mod awaited;
 pub mod describe;
 pub mod live;

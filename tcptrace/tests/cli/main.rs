@@ -366,6 +366,32 @@ fn doctor_json_is_json_with_and_without_privileges() {
     }
 }
 
+/// What cannot be seen is listed as well, with what it takes, whoever asks.
+#[test]
+fn the_doctor_lists_every_feature_with_what_it_takes() {
+    let names = |run: &Run| -> Vec<String> {
+        let report: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+        let features = report["features"].as_array().expect("a list").clone();
+        for feature in &features {
+            for field in ["shows", "since", "because", "without"] {
+                let has = feature[field].as_str().is_some_and(|text| !text.is_empty());
+                assert!(has, "no {field} in {feature}");
+            }
+            let reason_where_due = match feature["support"].as_str() {
+                Some("full") => feature["why"].is_null(),
+                Some("partial" | "none") => feature["why"].is_string(),
+                _ => false,
+            };
+            assert!(reason_where_due, "{feature}");
+        }
+        let name = |feature: &serde_json::Value| feature["name"].to_string();
+        features.iter().map(name).collect()
+    };
+    let all = names(&tcptrace(&["doctor", "--json"]));
+    assert!(all.len() >= 10, "{all:?}");
+    assert_eq!(names(&unprivileged(&["doctor", "--json"])), all);
+}
+
 #[test]
 fn help_into_a_closed_pipe_is_no_failure() {
     let mut child = Command::new(program())
