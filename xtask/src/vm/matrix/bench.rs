@@ -57,6 +57,7 @@ impl Bench {
                 check: check.name,
                 backend: check.backend,
                 judgement: Judgement::skipped(""),
+                details: Vec::new(),
                 time: Duration::ZERO,
                 boots: 0,
                 console: Vec::new(),
@@ -97,6 +98,11 @@ impl Bench {
             status,
         } = self.guest(machine, check, &place, row)?;
         let ended = || format!("it ended with {status}: {}", judge::last_line(&stderr));
+        row.details = match check.judge {
+            Judge::Doctor => judge::features(&stdout),
+            Judge::Tests => judge::each_test(&stdout),
+            Judge::Lab | Judge::Recording => Vec::new(),
+        };
         Ok(match check.judge {
             Judge::Doctor => {
                 let found = Doctor::parse(&stdout).with_context(ended)?;

@@ -1,7 +1,7 @@
 //! Owns the reading of what the checks write: pure functions from a guest's output to a verdict.
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     test::libtest,
@@ -128,6 +128,29 @@ impl Doctor {
             Backend::Timer
         }
     }
+}
+
+/// What the doctor says of each feature, as it says it.
+pub(super) fn features(stdout: &str) -> Vec<Value> {
+    let lines = stdout.lines().filter(|line| line.starts_with('{'));
+    let reports = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let features = reports.filter_map(|report| report["features"].as_array().cloned());
+    features.flatten().collect()
+}
+
+/// Each test with how it ended: objects with `name` and `result`, which is `pass`, `fail` or `skipped`.
+pub(super) fn each_test(stdout: &str) -> Vec<Value> {
+    let ended = |line: &str| {
+        let (name, word) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+        let result = match word.trim() {
+            "ok" => "pass",
+            "FAILED" => "fail",
+            "ignored" => "skipped",
+            _ => return None,
+        };
+        Some(json!({"name": name.trim(), "result": result}))
+    };
+    stdout.lines().filter_map(ended).collect()
 }
 
 /// Reads the output of a test program. Ignored tests are failures: a stock kernel and root lack nothing,
@@ -273,8 +296,6 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::vm::kernels;
 
@@ -342,6 +363,23 @@ mod tests {
         let judgement = tests(output, "", 101);
         assert_eq!(judgement.verdict, Verdict::Fail);
         assert_eq!(judgement.note, "3 passed; 1 failed: a: b (it broke)");
+    }
+
+    #[test]
+    fn each_test_is_told_with_its_result() {
+        let output = "running 3 tests\ntest a: b  ... ok\ntest c ... FAILED\ntest d ... ignored\n\
+                      test result: FAILED. 1 passed; 1 failed; 1 ignored\n";
+        let expected = [("a: b", "pass"), ("c", "fail"), ("d", "skipped")]
+            .map(|(name, result)| json!({"name": name, "result": result}));
+        assert_eq!(each_test(output), expected);
+    }
+
+    #[test]
+    fn features_are_taken_as_the_doctor_says_them() {
+        let report = json!({"features": [{"name": "calls", "support": "full"}]});
+        let features = features(&format!("noise\n{report}\n"));
+        assert_eq!(features.len(), 1);
+        assert_eq!(features[0]["support"], "full");
     }
 
     #[test]

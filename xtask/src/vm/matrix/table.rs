@@ -22,6 +22,8 @@ pub(super) struct Row {
     pub(super) check: &'static str,
     pub(super) backend: Option<Backend>,
     pub(super) judgement: Judgement,
+    /// What was found, one by one: the doctor's features, or the tests with their results.
+    pub(super) details: Vec<Value>,
     pub(super) time: Duration,
     /// How often the guest was booted: 2 if one boot came to nothing, 0 if none was tried.
     pub(super) boots: u32,
@@ -69,6 +71,7 @@ impl Row {
             "seconds": (self.time.as_secs_f64() * 10.0).round() / 10.0,
             "boots": self.boots,
             "console": self.console,
+            "details": self.details,
         })
     }
 
@@ -127,6 +130,10 @@ pub(super) fn text(rows: &[Row]) -> String {
         lines.push(line);
     }
     let mut text = aligned(&lines);
+    let by_feature = by_feature(rows);
+    if by_feature.len() > 1 {
+        let _ = write!(text, "\n{}", aligned(&by_feature));
+    }
     let reasons = reasons(rows);
     if !reasons.is_empty() {
         let _ = write!(text, "\n{}\n", reasons.join("\n"));
@@ -157,6 +164,7 @@ pub(super) fn text(rows: &[Row]) -> String {
 /// | `seconds` | host's time, boot included |
 /// | `boots` | 2: the first boot never reached its init; 0: none was tried |
 /// | `console` | the last lines of the console of a guest that was lost |
+/// | `details` | one by one: the doctor's features as it says them, or the tests with `name` and `result` |
 pub(super) fn json(rows: &[Row]) -> Value {
     let Sum {
         passed,
@@ -171,6 +179,44 @@ pub(super) fn json(rows: &[Row]) -> Value {
         "skipped": skipped,
         "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
     })
+}
+
+/// A line for each family of tests, and a column for each kernel and backend that they ran with.
+fn by_feature(rows: &[Row]) -> Vec<Vec<String>> {
+    let columns: Vec<&Row> = rows
+        .iter()
+        .filter(|row| row.check == "live" && !row.details.is_empty())
+        .collect();
+    let family = |test: &Value| {
+        let name = test["name"].as_str().unwrap_or_default();
+        name.split(':').next().unwrap_or(name).to_owned()
+    };
+    let mut families: Vec<String> = Vec::new();
+    for test in columns.iter().flat_map(|row| &row.details) {
+        if !families.contains(&family(test)) {
+            families.push(family(test));
+        }
+    }
+    let head = columns.iter().map(|row| match row.backend {
+        Some(backend) => format!("{} {}", row.kernel, backend.word()),
+        None => row.kernel.clone(),
+    });
+    let mut lines = vec![vec!["feature".to_owned()]];
+    lines[0].extend(head);
+    for name in families {
+        let mut line = vec![name.clone()];
+        line.extend(columns.iter().map(|row| {
+            let of_family = || row.details.iter().filter(|test| family(test) == name);
+            let passed = of_family().filter(|test| test["result"] == "pass").count();
+            match of_family().count() {
+                0 => "-".to_owned(),
+                all if all == passed => format!("pass {all}"),
+                all => format!("FAIL {passed}/{all}"),
+            }
+        }));
+        lines.push(line);
+    }
+    lines
 }
 
 fn cell(row: &Row) -> String {
@@ -247,6 +293,7 @@ mod tests {
             check,
             backend: None,
             judgement,
+            details: Vec::new(),
             time: Duration::from_millis(12_340),
             boots: 1,
             console: Vec::new(),
@@ -270,6 +317,26 @@ kernel  version    doctor     lab
 2 passed, 1 failed, 0 skipped
 ";
         assert_eq!(text(&rows), expected);
+    }
+
+    #[test]
+    fn tests_are_told_by_family_and_kernel() {
+        let test = |name, result| json!({"name": name, "result": result});
+        let mut old = row("5.10", "live", Judgement::pass("2 passed"));
+        old.details = vec![test("calls: a", "pass"), test("calls: b", "pass")];
+        let mut new = row("7.2", "live", Judgement::fail("1 failed"));
+        new.details = vec![
+            test("calls: a", "fail"),
+            test("calls: b", "pass"),
+            test("lab: c", "pass"),
+        ];
+        new.backend = Some(Backend::Timer);
+        let expected = "\
+feature  5.10    7.2 timer
+calls    pass 2  FAIL 1/2
+lab      -       pass 1
+";
+        assert_eq!(aligned(&by_feature(&[old, new])), expected);
     }
 
     #[test]
