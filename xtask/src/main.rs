@@ -12,6 +12,7 @@ mod build_ebpf;
 mod ci;
 mod debian;
 mod fingerprint;
+mod kernel_support;
 mod lab_table;
 mod lint;
 mod process;
@@ -62,6 +63,7 @@ enum Verb {
     Vm(vm::Args),
     Bench(bench::Args),
     LabTable(lab_table::Args),
+    KernelSupport(kernel_support::Args),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Verb::Vm(args) => return vm::main(&args),
         Verb::Bench(args) => bench::main(&args),
         Verb::LabTable(args) => lab_table::main(&args),
+        Verb::KernelSupport(args) => kernel_support::main(&args),
     };
     result.unwrap_or_else(|error| {
         say::error(&error);
