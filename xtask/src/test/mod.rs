@@ -17,26 +17,33 @@ use self::{
 };
 use crate::{build_ebpf, process, run, say::say, statics::Linkage, vm, workspace};
 
+/// Where the results of the kernel matrix go.
+const MATRIX: &str = "target/vm/matrix.json";
 /// The live suite waits long before it gives a test up, and an emulated machine is slow.
 const VM_LIMIT: Duration = Duration::from_secs(3600);
 
-/// Run every test that this machine can run: unit, command line, live on this kernel, and in a VM.
+/// Run every test that this machine can run: unit, command line, live on this kernel, and in virtual
+/// machines under the kernels of the matrix (`cargo xtask vm --matrix`).
 ///
 /// Suites that cannot run here are counted as skipped, with the reason. The last line of the output
 /// is `N passed, N failed, N skipped`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  cargo xtask test                    everything
+  cargo xtask test                    everything, under stock kernels 5.10, 6.1, 6.12 and 7.2 as well
+  cargo xtask test --full             under every kernel of the matrix, for hours
   cargo xtask test --no-vm --no-live  what needs neither root nor a kernel: the quick ones
   cargo xtask test ipv6               the tests with ipv6 in their name, in every suite")]
 pub(crate) struct Args {
-    /// Without the tests in a virtual machine
+    /// Without the tests in virtual machines
     #[arg(long)]
     no_vm: bool,
+    /// The whole matrix of kernels, not the default one
+    #[arg(long, conflicts_with = "no_vm")]
+    full: bool,
     /// Without the tests against this machine's kernel
     #[arg(long)]
     no_live: bool,
-    /// Only tests whose names contain this
+    /// Only tests whose names contain this; of the kernels in virtual machines, under 6.1 only
     #[arg(value_name = "FILTER", num_args = 0..=1)]
     filters: Vec<String>,
 }
@@ -77,9 +84,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         if !args.no_live {
             table.run("live, this kernel", || live_here(live, &args.filters));
         }
-        if !args.no_vm {
+        if !args.no_vm && !args.filters.is_empty() {
             let suite = format!("live, VM {}", vm::DEFAULT_SUITE);
             table.run(&suite, || live_in_vm(&suites, live, &args.filters));
+        } else if !args.no_vm {
+            table.matrix(&suites.linkage, args.full);
         }
     } else {
         say("package tcptrace has no test target `live`: nothing to run against a kernel");
@@ -175,6 +184,33 @@ impl Table {
             tally,
             time: start.elapsed(),
         });
+    }
+
+    /// Runs the kernel matrix, a suite for each kernel.
+    fn matrix(&mut self, linkage: &Linkage, full: bool) {
+        const SUITE: &str = "kernel matrix";
+        say(format_args!("── {SUITE}"));
+        let obstacle = match linkage {
+            Linkage::Dynamic(reason) => Some(reason.clone()),
+            Linkage::Static { .. } => vm::matrix::obstacle(),
+        };
+        if let Some(reason) = obstacle {
+            say(format_args!("skipped: no virtual machine here: {reason}"));
+            self.run(SUITE, || Ok(Tally::SKIPPED));
+            return;
+        }
+        match vm::matrix::as_suites(full, workspace::root().join(MATRIX)) {
+            Ok(kernels) => {
+                say(format_args!("every test of it is in {MATRIX}"));
+                self.rows
+                    .extend(kernels.into_iter().map(|(kernel, tally, time)| Row {
+                        suite: format!("matrix, Linux {kernel}"),
+                        tally,
+                        time,
+                    }));
+            }
+            Err(error) => self.run(SUITE, || Err(error)),
+        }
     }
 
     /// Prints the table, and the tally as the last line.

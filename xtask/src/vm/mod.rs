@@ -4,7 +4,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod kernels;
-mod matrix;
+pub(crate) mod matrix;
 mod qemu;
 
 use std::{
@@ -30,6 +30,8 @@ use crate::{
 
 /// The suite whose kernel is used when none is named: Debian 12, Linux 6.1.
 pub(crate) const DEFAULT_SUITE: &str = "bookworm";
+/// The memory of a guest, if nothing else is asked for.
+const MEMORY_MB: u32 = 512;
 /// The exit status for a machine that could not be set up, as of a guest that crashed.
 const NO_MACHINE: u8 = 125;
 
@@ -63,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "matrix")]
     fast_clock: bool,
     /// The guest's memory
-    #[arg(long, value_name = "MB", default_value_t = 512)]
+    #[arg(long, value_name = "MB", default_value_t = MEMORY_MB)]
     memory: u32,
     /// How long the guest may run
     #[arg(
@@ -117,7 +119,7 @@ impl Default for Guest {
         Self {
             programs: Vec::new(),
             command: Vec::new(),
-            memory_mb: 512,
+            memory_mb: MEMORY_MB,
             fast_clock: false,
             timeout: Duration::from_secs(300),
             verbose: false,

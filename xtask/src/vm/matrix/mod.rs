@@ -7,7 +7,7 @@ mod judge;
 mod recording;
 mod table;
 
-use std::{fs, path::PathBuf, process::ExitCode, sync::Mutex, thread};
+use std::{fs, path::PathBuf, process::ExitCode, sync::Mutex, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -22,7 +22,13 @@ use super::{
     kernels::{self, Arch, Pinned},
     qemu,
 };
-use crate::{say, test::suites::Speed};
+use crate::{
+    say,
+    test::{libtest::Tally, suites::Speed},
+};
+
+/// How many guests run side by side: more than that gain little, and a guest takes one CPU.
+const JOBS: u16 = 2;
 
 /// What is asked of the matrix.
 #[derive(clap::Args)]
@@ -34,7 +40,7 @@ pub(crate) struct Options {
     #[arg(long, requires = "matrix")]
     full: bool,
     /// How many guests run side by side; each takes one CPU
-    #[arg(short, long, value_name = "N", default_value_t = 2, requires = "matrix",
+    #[arg(short, long, value_name = "N", default_value_t = JOBS, requires = "matrix",
           value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
     /// Write the results to this file, too, as JSON
@@ -73,11 +79,60 @@ pub(super) fn main(args: &Options, memory_mb: u32) -> ExitCode {
     })
 }
 
+/// Why no guest can be run on this machine; `None` when one can.
+pub(crate) fn obstacle() -> Option<String> {
+    let found = qemu::find_or_provision().and_then(|_| kernel::busybox());
+    found.err().map(|error| format!("{error:#}"))
+}
+
+/// Runs the matrix as a suite of tests, and shows its table: what each kernel is called, how its tests and
+/// checks ended, and how long they took.
+///
+/// # Errors
+/// When there is no machine to run it.
+pub(crate) fn as_suites(full: bool, json: PathBuf) -> Result<Vec<(String, Tally, Duration)>> {
+    let args = Options {
+        matrix: true,
+        full,
+        jobs: JOBS,
+        json: Some(json),
+        only: Vec::new(),
+        checks: Vec::new(),
+    };
+    let rows = rows(&args, super::MEMORY_MB)?;
+    let mut suites: Vec<(String, Tally, Duration)> = Vec::new();
+    for row in &rows {
+        match suites.iter_mut().find(|(kernel, ..)| *kernel == row.kernel) {
+            Some((_, tally, time)) => {
+                *tally += row.tally();
+                *time += row.time;
+            }
+            None => suites.push((row.kernel.clone(), row.tally(), row.time)),
+        }
+    }
+    Ok(suites)
+}
+
 fn run(args: &Options, memory_mb: u32) -> Result<ExitCode> {
+    let sum = table::sum(&rows(args, memory_mb)?);
+    ensure!(sum.passed + sum.failed > 0, "no check could be run at all");
+    Ok(if sum.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs everything, and shows and writes what came of it.
+fn rows(args: &Options, memory_mb: u32) -> Result<Vec<Row>> {
     let kernels = chosen(kernels::all()?, args)?;
     let checks = wanted(checks::all(args.full), &args.checks)?;
     if let Some(path) = &args.json {
         // Before the long run, not after it.
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
         fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
     }
     let bench = Bench {
@@ -104,13 +159,7 @@ fn run(args: &Options, memory_mb: u32) -> Result<ExitCode> {
         let text = format!("{:#}\n", table::json(&rows));
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let sum = table::sum(&rows);
-    ensure!(sum.passed + sum.failed > 0, "no check could be run at all");
-    Ok(if sum.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(rows)
 }
 
 /// The kernels that are asked for. Naming one is enough to have it, whatever set it is in.

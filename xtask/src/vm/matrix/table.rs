@@ -8,7 +8,10 @@ use super::{
     checks,
     judge::{Judgement, Verdict},
 };
-use crate::vm::kernels::Backend;
+use crate::{
+    test::libtest::{self, Tally},
+    vm::kernels::Backend,
+};
 
 /// One check of one kernel.
 #[derive(Debug, Clone)]
@@ -57,6 +60,32 @@ impl Row {
             let _ = write!(line, "\n    | {said}");
         }
         line
+    }
+
+    /// What it counts for among other tests: each test in it, or else itself.
+    pub(super) fn tally(&self) -> Tally {
+        let count = |result: &str| {
+            let with_it = self.details.iter().filter(|test| test["result"] == result);
+            u32::try_from(with_it.count()).unwrap_or(u32::MAX)
+        };
+        let is_pass = self.judgement.verdict == Verdict::Pass;
+        let tests = libtest::judge(
+            Tally {
+                passed: count("pass"),
+                // A stock kernel lacks nothing: what does not run there is broken, not missing.
+                failed: count("fail") + count("skipped"),
+                skipped: 0,
+            },
+            is_pass,
+        );
+        match self.judgement.verdict {
+            Verdict::Skipped => Tally::SKIPPED,
+            Verdict::Pass | Verdict::Fail if tests.is_empty() => Tally {
+                passed: 1,
+                ..Tally::default()
+            },
+            Verdict::Pass | Verdict::Fail => tests,
+        }
     }
 
     fn json(&self) -> Value {
@@ -337,6 +366,35 @@ calls    pass 2  FAIL 1/2
 lab      -       pass 1
 ";
         assert_eq!(aligned(&by_feature(&[old, new])), expected);
+    }
+
+    #[test]
+    fn a_row_counts_for_its_tests_or_for_itself() {
+        let tally = |passed, failed, skipped| Tally {
+            passed,
+            failed,
+            skipped,
+        };
+        let test = |result| json!({"name": "a", "result": result});
+        assert_eq!(
+            row("6.1", "lab", Judgement::pass("")).tally(),
+            tally(1, 0, 0)
+        );
+        assert_eq!(
+            row("6.1", "lab", Judgement::fail("")).tally(),
+            tally(0, 1, 0)
+        );
+        assert_eq!(
+            row("6.1", "lab", Judgement::skipped("")).tally(),
+            tally(0, 0, 1)
+        );
+        let mut live = row("6.1", "live", Judgement::pass(""));
+        live.details = vec![test("pass"), test("pass")];
+        assert_eq!(live.tally(), tally(2, 0, 0));
+        live.judgement = Judgement::fail("");
+        assert_eq!(live.tally(), tally(2, 1, 0), "it died, or hung");
+        live.details.push(test("skipped"));
+        assert_eq!(live.tally(), tally(2, 1, 0));
     }
 
     #[test]
