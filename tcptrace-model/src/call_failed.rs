@@ -135,7 +135,9 @@ impl Tracker {
                 !itself(&held.holder) && (sk == 0 || !has.contains(&sk))
             }));
         }
-        if let Some(guilty) = call.guilty.filter(|guilty| *guilty != call.sk)
+        // Where the kernel was to choose the port, the holder that it met last is one of many.
+        if port_in_question(call).is_some()
+            && let Some(guilty) = call.guilty.filter(|guilty| *guilty != call.sk)
             && known.iter().all(|known| known.holder.sk != guilty)
         {
             known.extend(self.named(guilty));

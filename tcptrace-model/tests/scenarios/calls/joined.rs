@@ -205,3 +205,18 @@ fn the_socket_that_the_kernel_names_is_marked() {
     assert!(told.holders[0].named_by_kernel && told.holders[0].blocks);
     assert!(!told.holders[1].named_by_kernel && told.holders[1].blocks);
 }
+
+#[test]
+fn the_socket_that_the_kernel_met_last_while_it_chose_a_port_is_not_listed() {
+    let mut scene = Scene::new();
+    let c = child(5, "10.0.0.1:80");
+    scene.accepts(&c);
+    scene.told();
+    scene.calls(SocketCall {
+        guilty: Some(5),
+        ..bind_fails(3, "10.0.0.1:0")
+    });
+    let told = scene.failure();
+    assert_eq!(told.rule, Rule::NoFreePort);
+    assert!(told.holders.is_empty(), "{:?}", told.holders);
+}
