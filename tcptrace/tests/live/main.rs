@@ -9,6 +9,7 @@
     reason = "a test run says on stderr what it skips, and why"
 )]
 
+mod agreement;
 mod attributes;
 mod bench;
 mod bind_rules;
@@ -88,6 +89,10 @@ pub(crate) enum Needs {
     Cgroup,
     /// The tracer, and a kernel that destroys sockets when asked to.
     SockDestroy,
+    /// The tracer by fentry as well as by tracepoints, and a TUN device.
+    Fentry,
+    /// The tracer by fentry as well as by tracepoints, and a kernel that destroys sockets when asked to.
+    FentryDestroy,
 }
 
 /// One test.
@@ -126,6 +131,7 @@ struct Obstacles {
     tun: Option<String>,
     cgroup: Option<String>,
     sock_destroy: Option<String>,
+    fentry: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -160,6 +166,7 @@ fn main() -> ExitCode {
         // Each of the first two has a test that waits for a minute: it does so beside the others.
         time_waits::scenarios(),
         failures::scenarios(),
+        agreement::scenarios(),
         lab::scenarios(),
         stories::scenarios(),
         bench::scenarios(),
@@ -224,7 +231,8 @@ impl Obstacles {
                 tracer: Some(reason.clone()),
                 tun: Some(reason.clone()),
                 cgroup: Some(reason.clone()),
-                sock_destroy: Some(reason),
+                sock_destroy: Some(reason.clone()),
+                fentry: Some(reason),
             };
         }
         match tracefs::prepare() {
@@ -266,6 +274,15 @@ impl Obstacles {
             // Not a reason to skip: each test will fail with it.
             Err(error) => eprintln!("live tests: {error:#}"),
         }
+        match tracer::no_fentry() {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                eprintln!("live tests that compare the backends skipped: {reason}");
+                obstacles.fentry = Some(reason);
+            }
+            // Not a reason to skip: each test will fail with it.
+            Err(error) => eprintln!("live tests: {error:#}"),
+        }
         obstacles
     }
 
@@ -290,6 +307,18 @@ impl Obstacles {
                 .kernel_trace
                 .as_ref()
                 .or(self.tracer.as_ref())
+                .or(self.sock_destroy.as_ref()),
+            Needs::Fentry => self
+                .kernel_trace
+                .as_ref()
+                .or(self.tracer.as_ref())
+                .or(self.fentry.as_ref())
+                .or(self.tun.as_ref()),
+            Needs::FentryDestroy => self
+                .kernel_trace
+                .as_ref()
+                .or(self.tracer.as_ref())
+                .or(self.fentry.as_ref())
                 .or(self.sock_destroy.as_ref()),
         };
         let run = move || {

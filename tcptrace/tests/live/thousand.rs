@@ -24,21 +24,7 @@ fn thousand() -> Result<()> {
         let ports = ports::several(Family::ALL.len());
         let mut kernel = KernelTrace::start()?;
         let tracer = Tracer::json(&["--port", &ports::list(&ports)])?;
-        let counter = AtomicUsize::new(0);
-        let made = &counter;
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = Family::ALL
-                .into_iter()
-                .zip(&ports)
-                .map(|(family, port)| scope.spawn(move || many(family, *port, made)))
-                .collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("a thread of the workload panicked"))?
-            })
-        })?;
-        let made = counter.into_inner();
+        let made = play(&ports, CONNECTIONS_PER_FAMILY)?;
         ensure!(made >= 1000, "only {made} connections were made");
         let lives = kernel.wait_until_over(&ports)?;
         ensure!(
@@ -50,9 +36,29 @@ fn thousand() -> Result<()> {
     })
 }
 
-fn many(family: Family, port: u16, made: &AtomicUsize) -> Result<()> {
+/// Makes `each` connections to each of these ports, one port for each family and all at once, in the network
+/// namespace of this thread; returns how many were made.
+pub(crate) fn play(ports: &[u16], each: usize) -> Result<usize> {
+    let counter = AtomicUsize::new(0);
+    let made = &counter;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = Family::ALL
+            .into_iter()
+            .zip(ports)
+            .map(|(family, port)| scope.spawn(move || many(family, *port, each, made)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a thread of the workload panicked"))?
+        })
+    })?;
+    Ok(counter.into_inner())
+}
+
+fn many(family: Family, port: u16, each: usize, made: &AtomicUsize) -> Result<()> {
     let listener = family.listener(port)?;
-    for ending in ENDINGS.iter().cycle().take(CONNECTIONS_PER_FAMILY) {
+    for ending in ENDINGS.iter().cycle().take(each) {
         family
             .pair(&listener, port)
             .map_err(Into::into)

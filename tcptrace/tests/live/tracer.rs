@@ -314,3 +314,26 @@ pub(crate) fn refusal() -> Result<Option<String>> {
     );
     Ok(None)
 }
+
+/// What the doctor says where fentry cannot be used for TIME_WAIT, or not for calls; `None` where it can.
+pub(crate) fn no_fentry() -> Result<Option<String>> {
+    let output = Command::new(program())
+        .args(["doctor", "--json"])
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot ask the doctor")?;
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("the doctor's JSON cannot be read")?;
+    let backends = &report["backends"];
+    if backends["time_wait"] == "fentry" && backends["calls"] == "fentry" {
+        return Ok(None);
+    }
+    let checks = report["checks"].as_array().into_iter().flatten();
+    let of_hooks = |check: &&serde_json::Value| {
+        check["status"] != "ok" && (check["name"] == "TIME_WAIT" || check["name"] == "calls")
+    };
+    let found = checks
+        .filter(of_hooks)
+        .filter_map(|check| check["found"].as_str());
+    Ok(Some(found.collect::<Vec<_>>().join("; ")))
+}

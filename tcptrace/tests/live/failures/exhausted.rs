@@ -21,38 +21,8 @@ const FEW: u16 = 4;
 /// connect() without a port of its own, and bind() to port 0.
 pub(super) fn none_left() -> Result<()> {
     netns::with_new(|_| {
-        let first = ports::several(usize::from(FEW) + 2)[0] & !1;
-        let range = |count: u16| format!("{first} {}", first + count - 1);
-        netns::set_sysctl("ipv4/ip_local_port_range", &range(FEW))?;
-        let [port, other] = [ports::next(), ports::next()];
         let mut tracer = Tracer::json(&[])?;
-        let listener = Family::V4.listener(port)?;
-        let second = Family::V4.listener(other)?;
-        let mut pairs = Vec::new();
-        for _ in 0..FEW {
-            pairs.push(Family::V4.pair(&listener, port)?);
-        }
-        let client = Socket::new(false)?;
-        let failed = client.connect(Family::V4.connects_to(port));
-        ensure!(
-            failed.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL)),
-            "no port is left for this destination"
-        );
-        // The ports are counted a moment later: nothing changes until it is told.
-        tracer.wait_for_line_with(&["call_failed", "connect"])?;
-        let bound = Socket::new(false)?;
-        let failed = bound.bind((Ipv4Addr::LOCALHOST, 0).into());
-        ensure!(
-            failed.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE)),
-            "no port is left to bind"
-        );
-        tracer.wait_for_line_with(&["call_failed", "no_free_port"])?;
-        // What helps, while nothing else changes: another destination, then a wider range.
-        client.connect(Family::V4.connects_to(other))?;
-        netns::set_sysctl("ipv4/ip_local_port_range", &range(FEW + 2))?;
-        Socket::new(false)?.connect(Family::V4.connects_to(port))?;
-        bound.bind((Ipv4Addr::LOCALHOST, 0).into())?;
-        drop((second, pairs));
+        let port = play_none_left(|words| tracer.wait_for_line_with(words))?;
         let report = tracer.stop_settled()?;
 
         let line = line_of(&report, port)?;
@@ -80,6 +50,43 @@ pub(super) fn none_left() -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// Takes all automatic ports of the network namespace of this thread, lets a connect() and a bind() fail, and
+/// does what helps; returns the port of the destination. `told` waits until a line with such words has come.
+pub(crate) fn play_none_left(mut told: impl FnMut(&[&str]) -> Result<()>) -> Result<u16> {
+    let first = ports::several(usize::from(FEW) + 2)[0] & !1;
+    let range = |count: u16| format!("{first} {}", first + count - 1);
+    netns::set_sysctl("ipv4/ip_local_port_range", &range(FEW))?;
+    let [port, other] = [ports::next(), ports::next()];
+    let listener = Family::V4.listener(port)?;
+    let second = Family::V4.listener(other)?;
+    let mut pairs = Vec::new();
+    for _ in 0..FEW {
+        pairs.push(Family::V4.pair(&listener, port)?);
+    }
+    let client = Socket::new(false)?;
+    let failed = client.connect(Family::V4.connects_to(port));
+    ensure!(
+        failed.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL)),
+        "no port is left for this destination"
+    );
+    // The ports are counted a moment later: nothing changes until it is told.
+    told(&["call_failed", "connect"])?;
+    let bound = Socket::new(false)?;
+    let failed = bound.bind((Ipv4Addr::LOCALHOST, 0).into());
+    ensure!(
+        failed.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE)),
+        "no port is left to bind"
+    );
+    told(&["call_failed", "no_free_port"])?;
+    // What helps, while nothing else changes: another destination, then a wider range.
+    client.connect(Family::V4.connects_to(other))?;
+    netns::set_sysctl("ipv4/ip_local_port_range", &range(FEW + 2))?;
+    Socket::new(false)?.connect(Family::V4.connects_to(port))?;
+    bound.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    drop((second, pairs));
+    Ok(port)
 }
 
 fn check_ports(line: &Value) -> Result<()> {
@@ -128,30 +135,8 @@ pub(super) fn privileged() -> Result<()> {
 
 pub(super) fn tuple() -> Result<()> {
     netns::with_new(|_| {
-        netns::set_sysctl("ipv4/tcp_timestamps", "0")?;
-        let [port, local] = [ports::next(), ports::next()];
         let tracer = Tracer::json(&[])?;
-        let listener = Family::V4.listener(port)?;
-        let client = || -> Result<Socket> {
-            let client = Socket::new(false)?;
-            client.set_reuse_address(true)?;
-            client.bind(Family::V4.connects_to(local))?;
-            Ok(client)
-        };
-        let first = client()?;
-        first.connect(Family::V4.connects_to(port))?;
-        let server = listener.accept()?;
-        drop(first);
-        expect_fin(&server)?;
-        drop(server);
-        kernel_table::wait_for_state(local, port, State::TIME_WAIT)?;
-        let second = client()?;
-        let failed = second.connect(Family::V4.connects_to(port));
-        ensure!(
-            failed.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL)),
-            "the TIME_WAIT has these addresses"
-        );
-        drop((second, listener));
+        let port = play_tuple()?;
         let report = tracer.stop_settled()?;
         let line = line_of(&report, port)?;
         ensure!(
@@ -172,4 +157,32 @@ pub(super) fn tuple() -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// Asks for the two addresses and ports of a TIME_WAIT that may not be replaced, in the network namespace of
+/// this thread; returns the port of the destination.
+pub(crate) fn play_tuple() -> Result<u16> {
+    netns::set_sysctl("ipv4/tcp_timestamps", "0")?;
+    let [port, local] = [ports::next(), ports::next()];
+    let listener = Family::V4.listener(port)?;
+    let client = || -> Result<Socket> {
+        let client = Socket::new(false)?;
+        client.set_reuse_address(true)?;
+        client.bind(Family::V4.connects_to(local))?;
+        Ok(client)
+    };
+    let first = client()?;
+    first.connect(Family::V4.connects_to(port))?;
+    let server = listener.accept()?;
+    drop(first);
+    expect_fin(&server)?;
+    drop(server);
+    kernel_table::wait_for_state(local, port, State::TIME_WAIT)?;
+    let second = client()?;
+    let failed = second.connect(Family::V4.connects_to(port));
+    ensure!(
+        failed.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL)),
+        "the TIME_WAIT has these addresses"
+    );
+    Ok(port)
 }

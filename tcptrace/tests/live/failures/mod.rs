@@ -7,6 +7,9 @@ mod remedies;
 mod situations;
 mod told;
 
+pub(crate) use exhausted::{play_none_left, play_tuple};
+pub(crate) use told::play_situations;
+
 use crate::Scenario;
 
 pub(crate) fn scenarios() -> Vec<Scenario> {

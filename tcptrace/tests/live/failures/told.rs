@@ -61,14 +61,8 @@ pub(super) fn fail<T>(
 
 pub(super) fn each() -> Result<()> {
     netns::with_new(|_| {
-        netns::set_sysctl("ipv4/tcp_fin_timeout", "1")?;
         let tracer = Tracer::json(&[])?;
-        let mut played = Vec::new();
-        for situation in SITUATIONS {
-            let port = ports::next();
-            fail(&situation, port, || Ok(())).context(situation.name)?;
-            played.push((situation, port));
-        }
+        let played = played()?;
         let report = tracer.stop_settled()?;
         let failed = lines::field(&report.summary, "calls_failed")?;
         let failed = failed.as_array().context("calls_failed is a list")?;
@@ -96,6 +90,26 @@ pub(super) fn each() -> Result<()> {
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         waits_once()
     })
+}
+
+/// Lets one call after the other fail in the network namespace of this thread.
+fn played() -> Result<Vec<(Situation, u16)>> {
+    netns::set_sysctl("ipv4/tcp_fin_timeout", "1")?;
+    let mut played = Vec::new();
+    for situation in SITUATIONS {
+        let port = ports::next();
+        fail(&situation, port, || Ok(())).context(situation.name)?;
+        played.push((situation, port));
+    }
+    Ok(played)
+}
+
+/// Plays every situation, a listen() after a bind() that failed, and a connect() that is refused, in the
+/// network namespace of this thread.
+pub(crate) fn play_situations() -> Result<()> {
+    played()?;
+    listen_elsewhere(ports::next())?;
+    connect_to_nobody(ports::next())
 }
 
 /// The minute of a real TIME_WAIT, once for all of them.
@@ -189,13 +203,7 @@ pub(super) fn listens_elsewhere() -> Result<()> {
     netns::with_new(|_| {
         let port = ports::next();
         let tracer = Tracer::json(&[])?;
-        let holder = Family::V4.listener(port)?;
-        let socket = Socket::new(false)?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        ensure!(socket.bind(address).is_err(), "the port is held");
-        socket.listen(8)?;
-        let chosen = socket.local_port()?;
-        drop((socket, holder));
+        let chosen = listen_elsewhere(port)?;
         let report = tracer.stop_settled()?;
         line_of(&report, port)?;
         let mine = |line: &&Value| line["lport"] == chosen;
@@ -217,17 +225,33 @@ pub(super) fn listens_elsewhere() -> Result<()> {
     })
 }
 
+/// Fails to bind to `port`, listens all the same, and returns the port on which.
+fn listen_elsewhere(port: u16) -> Result<u16> {
+    let holder = Family::V4.listener(port)?;
+    let socket = Socket::new(false)?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    ensure!(socket.bind(address).is_err(), "the port is held");
+    socket.listen(8)?;
+    let chosen = socket.local_port()?;
+    drop((socket, holder));
+    Ok(chosen)
+}
+
+fn connect_to_nobody(port: u16) -> Result<()> {
+    let client = Socket::new(false)?;
+    let refused = client.connect(Family::V4.connects_to(port));
+    ensure!(
+        refused.is_err_and(|error| error.raw_os_error() == Some(libc::ECONNREFUSED)),
+        "nobody listens there"
+    );
+    Ok(())
+}
+
 pub(super) fn refused() -> Result<()> {
     netns::with_new(|_| {
         let port = ports::next();
         let tracer = Tracer::json(&[])?;
-        let client = Socket::new(false)?;
-        let refused = client.connect(Family::V4.connects_to(port));
-        ensure!(
-            refused.is_err_and(|error| error.raw_os_error() == Some(libc::ECONNREFUSED)),
-            "nobody listens there"
-        );
-        drop(client);
+        connect_to_nobody(port)?;
         let report = tracer.stop_settled()?;
         let line = line_of(&report, port)?;
         ensure!(

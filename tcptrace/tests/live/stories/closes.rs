@@ -13,13 +13,13 @@ use crate::sockets::{Family, Pair, Socket};
 use crate::{kernel_table, netns};
 
 /// IPv4, IPv6, and an IPv4 client of a dual-stack server.
-const FAMILIES: [Family; 3] = [Family::V4, Family::V6, Family::MappedServer];
+pub(super) const FAMILIES: [Family; 3] = [Family::V4, Family::V6, Family::MappedServer];
 
 pub(super) fn all() -> Result<()> {
     in_turn(SCENES, &FAMILIES)
 }
 
-const SCENES: &[Scene] = &[
+pub(super) const SCENES: &[Scene] = &[
     Scene {
         name: "client first",
         play: |stage| {

@@ -13,7 +13,7 @@ pub(super) fn all() -> Result<()> {
     in_turn(SCENES, &[Family::V4, Family::V6])
 }
 
-const SCENES: &[Scene] = &[
+pub(super) const SCENES: &[Scene] = &[
     Scene {
         name: "an open connection is destroyed",
         play: |stage| {

@@ -90,48 +90,90 @@ impl Stage {
     }
 }
 
-/// Plays the scenes one after the other, in each of these families.
-fn in_turn(scenes: &'static [Scene], families: &[Family]) -> Result<()> {
-    let families = families.to_vec();
-    traced(move || {
-        let wire = Wire::default();
-        let mut played = Vec::new();
-        for family in families {
-            for scene in scenes {
-                let stage = Stage::new(family, &wire);
-                (scene.play)(&stage)
-                    .with_context(|| format!("{}, {}", scene.name, family.name()))?;
-                played.push(Played { scene, stage });
-            }
-        }
-        Ok(played)
-    })
+/// Plays all that this host does by itself, what a scripted peer makes of it, and processes that end, in the
+/// network namespace of this thread; returns the ports when only TIME_WAIT is left of them.
+pub(crate) fn play_closes() -> Result<Vec<u16>> {
+    let wire = Wire::default();
+    let closes = played_in_turn(closes::SCENES, &closes::FAMILIES, &wire)?;
+    let scripted = played_in_turn(scripted::SCENES, &[Family::V4], &wire)?;
+    let mut ports = ports_of(&closes);
+    ports.extend(ports_of(&scripted));
+    ports.extend(processes::play_all()?);
+    kernel_table::wait_until_closed(&ports)?;
+    Ok(ports)
 }
 
-/// Plays all scenes at the same time, with IPv4.
+/// Likewise sockets that are destroyed.
+pub(crate) fn play_destroyed() -> Result<Vec<u16>> {
+    let played = played_in_turn(
+        destroyed::SCENES,
+        &[Family::V4, Family::V6],
+        &Wire::default(),
+    )?;
+    let ports = ports_of(&played);
+    kernel_table::wait_until_closed(&ports)?;
+    Ok(ports)
+}
+
+/// Likewise connections whose peer is silent, all at the same time.
+pub(crate) fn play_timeouts() -> Result<Vec<u16>> {
+    let ports = ports_of(&played_at_once(timeouts::SCENES)?);
+    kernel_table::wait_until_closed(&ports)?;
+    Ok(ports)
+}
+
+fn ports_of(played: &[Played]) -> Vec<u16> {
+    played.iter().map(|one| one.stage.port).collect()
+}
+
+/// Traces the scenes, played one after the other, in each of these families.
+fn in_turn(scenes: &'static [Scene], families: &[Family]) -> Result<()> {
+    let families = families.to_vec();
+    traced(move || played_in_turn(scenes, &families, &Wire::default()))
+}
+
+fn played_in_turn(
+    scenes: &'static [Scene],
+    families: &[Family],
+    wire: &Wire,
+) -> Result<Vec<Played>> {
+    let mut played = Vec::new();
+    for family in families {
+        for scene in scenes {
+            let stage = Stage::new(*family, wire);
+            (scene.play)(&stage).with_context(|| format!("{}, {}", scene.name, family.name()))?;
+            played.push(Played { scene, stage });
+        }
+    }
+    Ok(played)
+}
+
+/// Traces all scenes, played at the same time, with IPv4.
 fn at_once(scenes: &'static [Scene]) -> Result<()> {
-    traced(move || {
-        let wire = &Wire::default();
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = scenes
-                .iter()
-                .map(|scene| {
-                    scope.spawn(move || {
-                        let stage = Stage::new(Family::V4, wire);
-                        (scene.play)(&stage).with_context(|| scene.name)?;
-                        Ok(Played { scene, stage })
-                    })
+    traced(move || played_at_once(scenes))
+}
+
+fn played_at_once(scenes: &'static [Scene]) -> Result<Vec<Played>> {
+    let wire = &Wire::default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = scenes
+            .iter()
+            .map(|scene| {
+                scope.spawn(move || {
+                    let stage = Stage::new(Family::V4, wire);
+                    (scene.play)(&stage).with_context(|| scene.name)?;
+                    Ok(Played { scene, stage })
                 })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .map_err(|_| anyhow::anyhow!("a thread of the scene panicked"))?
-                })
-                .collect()
-        })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a thread of the scene panicked"))?
+            })
+            .collect()
     })
 }
 
@@ -141,7 +183,7 @@ fn traced(play: impl FnOnce() -> Result<Vec<Played>> + Send) -> Result<()> {
         let mut kernel = KernelTrace::start()?;
         let tracer = Tracer::json(&[])?;
         let played = play()?;
-        let ports: Vec<u16> = played.iter().map(|one| one.stage.port).collect();
+        let ports = ports_of(&played);
         kernel_table::wait_until_closed(&ports)?;
         let lives = kernel.wait_until_over(&ports)?;
         let report = tracer.stop_settled()?;

@@ -64,10 +64,7 @@ pub(super) fn all() -> Result<()> {
     netns::with_new(|_| {
         let mut kernel = KernelTrace::start()?;
         let tracer = Tracer::json(&[])?;
-        let mut played = Vec::new();
-        for case in CASES {
-            played.push(play(case).with_context(|| case.name)?);
-        }
+        let played = played()?;
         let ports: Vec<u16> = played.iter().map(|one| one.port).collect();
         kernel_table::wait_until_closed(&ports)?;
         let lives = kernel.wait_until_over(&ports)?;
@@ -101,13 +98,7 @@ pub(super) fn accepted_by_a_child() -> Result<()> {
         puppet.rename(NAME.as_bytes())?;
         let mut kernel = KernelTrace::start()?;
         let tracer = Tracer::json(&["--port", &port.to_string()])?;
-        puppet.listen(Family::V4.listens_on(port))?;
-        let child = puppet.fork_to_accept()?;
-        let client = Family::V4.connect(port)?;
-        client.shutdown_write()?;
-        expect_fin(&client)?;
-        drop(client);
-        puppet.close_all()?;
+        let child = accepts_in_a_child(&mut puppet, port)?;
         kernel_table::wait_until_closed(&[port])?;
         let lives = kernel.wait_until_over(&[port])?;
         let report = tracer.stop_settled()?;
@@ -140,6 +131,38 @@ pub(super) fn accepted_by_a_child() -> Result<()> {
         );
         line.sure.is_exact()
     })
+}
+
+/// Plays all of these in the network namespace of this thread; returns their ports.
+pub(super) fn play_all() -> Result<Vec<u16>> {
+    let played = played()?;
+    let mut ports: Vec<u16> = played.iter().map(|one| one.port).collect();
+    let port = ports::next();
+    let mut puppet = Puppet::start()?;
+    puppet.rename(NAME.as_bytes())?;
+    accepts_in_a_child(&mut puppet, port)?;
+    ports.push(port);
+    Ok(ports)
+}
+
+fn played() -> Result<Vec<Played>> {
+    let mut played = Vec::new();
+    for case in CASES {
+        played.push(play(case).with_context(|| case.name)?);
+    }
+    Ok(played)
+}
+
+/// Lets the puppet listen, and a child of it accept a connection and end; returns the child's process id.
+fn accepts_in_a_child(puppet: &mut Puppet, port: u16) -> Result<u32> {
+    puppet.listen(Family::V4.listens_on(port))?;
+    let child = puppet.fork_to_accept()?;
+    let client = Family::V4.connect(port)?;
+    client.shutdown_write()?;
+    expect_fin(&client)?;
+    drop(client);
+    puppet.close_all()?;
+    Ok(child)
 }
 
 fn play(case: &'static Case) -> Result<Played> {

@@ -16,7 +16,7 @@ pub(super) fn all() -> Result<()> {
     in_turn(SCENES, &[Family::V4])
 }
 
-const SCENES: &[Scene] = &[
+pub(super) const SCENES: &[Scene] = &[
     Scene {
         name: "both FINs cross, server",
         play: |stage| {

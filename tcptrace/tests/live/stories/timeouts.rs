@@ -18,7 +18,7 @@ pub(super) fn all() -> Result<()> {
     at_once(SCENES)
 }
 
-const SCENES: &[Scene] = &[
+pub(super) const SCENES: &[Scene] = &[
     Scene {
         name: "no answer to the SYN",
         play: |stage| {

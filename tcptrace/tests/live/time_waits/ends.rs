@@ -49,57 +49,55 @@ const SCENES: &[Scene] = &[
     ("SYN in FIN_WAIT2", syn_in_fin_wait2),
 ];
 
+const DESTROYED: &[Scene] = &[
+    ("destroyed", destroyed_in_time_wait),
+    ("destroyed in FIN_WAIT2", destroyed_in_fin_wait2),
+];
+
 pub(super) fn all() -> Result<()> {
-    played(SCENES)
+    observed(SCENES)
 }
 
 pub(super) fn destroyed() -> Result<()> {
-    played(&[
-        ("destroyed", destroyed_in_time_wait),
-        ("destroyed in FIN_WAIT2", destroyed_in_fin_wait2),
-    ])
+    observed(DESTROYED)
 }
 
-fn played(scenes: &[Scene]) -> Result<()> {
-    let scenes = scenes.to_vec();
+/// Plays every end that is none of [`play_destroyed`]'s in the network namespace of this thread.
+pub(crate) fn play_ends() -> Result<()> {
+    played(SCENES).map(drop)
+}
+
+/// Likewise those that are destroyed.
+pub(crate) fn play_destroyed() -> Result<()> {
+    played(DESTROYED).map(drop)
+}
+
+fn observed(scenes: &'static [Scene]) -> Result<()> {
     netns::with_new(move |_| {
-        let wire = Wire::default();
         let observers = Observers::here()?;
-        let mut expected = Vec::new();
-        for (name, play) in scenes {
-            let stage = Stage {
-                name,
-                wire: wire.clone(),
-            };
-            expected.push(play(&stage).context(name)?);
-        }
+        let expected = played(scenes)?;
         observers.check(|observed| check_all(&expected, observed))
     })
+}
+
+fn played(scenes: &[Scene]) -> Result<Vec<Expected>> {
+    let wire = Wire::default();
+    let mut expected = Vec::new();
+    for (name, play) in scenes {
+        let stage = Stage {
+            name,
+            wire: wire.clone(),
+        };
+        expected.push(play(&stage).context(*name)?);
+    }
+    Ok(expected)
 }
 
 /// A limit of none makes the kernel skip TIME_WAIT, and its last transition looks the same.
 pub(super) fn never_entered() -> Result<()> {
     netns::with_new(|_| {
-        netns::set_sysctl("ipv4/tcp_max_tw_buckets", "0")?;
         let observers = Observers::here()?;
-        let overflows = kernel_table::counter("TCPTimeWaitOverflow")?;
-        let port = ports::next();
-        let listener = Family::V4.listener(port)?;
-        let Pair { client, server } = Family::V4.pair(&listener, port)?;
-        let local = client.local_port()?;
-        client.shutdown_write()?;
-        expect_fin(&server)?;
-        kernel_table::wait_for_state(local, port, State::FIN_WAIT2)?;
-        drop(server);
-        expect_fin(&client)?;
-        kernel_table::wait_until_closed(&[local])?;
-        let rows = kernel_table::rows(&[local])?;
-        ensure!(
-            rows.is_empty(),
-            "the limit forbids TIME_WAIT, but: {rows:?}"
-        );
-        let overflows = kernel_table::counter("TCPTimeWaitOverflow")? - overflows;
-        ensure!(overflows == 1, "the kernel counted {overflows} overflows");
+        let local = play_never_entered()?;
         observers.check(|observed| {
             let report = &observed.report;
             ensure!(
@@ -126,6 +124,31 @@ pub(super) fn never_entered() -> Result<()> {
             mine.sure.is_exact()
         })
     })
+}
+
+/// Forbids TIME_WAIT in the network namespace of this thread and closes a connection; returns the port of its
+/// client, which closes first.
+pub(crate) fn play_never_entered() -> Result<u16> {
+    netns::set_sysctl("ipv4/tcp_max_tw_buckets", "0")?;
+    let overflows = kernel_table::counter("TCPTimeWaitOverflow")?;
+    let port = ports::next();
+    let listener = Family::V4.listener(port)?;
+    let Pair { client, server } = Family::V4.pair(&listener, port)?;
+    let local = client.local_port()?;
+    client.shutdown_write()?;
+    expect_fin(&server)?;
+    kernel_table::wait_for_state(local, port, State::FIN_WAIT2)?;
+    drop(server);
+    expect_fin(&client)?;
+    kernel_table::wait_until_closed(&[local])?;
+    let rows = kernel_table::rows(&[local])?;
+    ensure!(
+        rows.is_empty(),
+        "the limit forbids TIME_WAIT, but: {rows:?}"
+    );
+    let overflows = kernel_table::counter("TCPTimeWaitOverflow")? - overflows;
+    ensure!(overflows == 1, "the kernel counted {overflows} overflows");
+    Ok(local)
 }
 
 /// A connection of two sockets here whose client, at a port of its own, closes first.

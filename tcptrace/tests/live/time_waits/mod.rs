@@ -10,7 +10,10 @@ mod recycled;
 mod timers;
 mod whole;
 
+pub(crate) use ends::{play_destroyed, play_ends, play_never_entered};
+pub(crate) use namespaces::{CONNECTIONS as GONE, play_gone};
 pub(crate) use timers::handler;
+pub(crate) use whole::{PARTS, play_whole};
 
 use crate::{Needs, Scenario};
 

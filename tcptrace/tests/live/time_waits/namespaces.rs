@@ -8,25 +8,14 @@ use crate::event::State;
 use crate::sockets::{Family, Pair};
 use crate::{kernel_table, netns, ports};
 
-const CONNECTIONS: usize = 5;
+pub(crate) const CONNECTIONS: usize = 5;
 
 /// The namespace goes with its last thread, and with it what nobody has open.
 pub(super) fn gone() -> Result<()> {
     netns::with_new(|_| {
         let port = ports::next();
         let mut observers = Observers::everywhere(&port.to_string())?;
-        netns::with_new(|_| {
-            let listener = Family::V4.listener(port)?;
-            for _ in 0..CONNECTIONS {
-                let Pair { client, server } = Family::V4.pair(&listener, port)?;
-                let local = client.local_port()?;
-                drop(client);
-                expect_fin(&server)?;
-                drop(server);
-                kernel_table::wait_for_state(local, port, State::TIME_WAIT)?;
-            }
-            Ok(())
-        })?;
+        play_gone(port)?;
         let word = format!("\"rport\":{port}");
         for _ in 0..CONNECTIONS {
             observers.wait_for(&["\"kind\":\"time_wait\"", &word])?;
@@ -52,5 +41,21 @@ pub(super) fn gone() -> Result<()> {
             }
             Ok(())
         })
+    })
+}
+
+/// Leaves [`CONNECTIONS`] in TIME_WAIT in a network namespace that nobody holds afterwards.
+pub(crate) fn play_gone(port: u16) -> Result<()> {
+    netns::with_new(|_| {
+        let listener = Family::V4.listener(port)?;
+        for _ in 0..CONNECTIONS {
+            let Pair { client, server } = Family::V4.pair(&listener, port)?;
+            let local = client.local_port()?;
+            drop(client);
+            expect_fin(&server)?;
+            drop(server);
+            kernel_table::wait_for_state(local, port, State::TIME_WAIT)?;
+        }
+        Ok(())
     })
 }

@@ -24,6 +24,8 @@ const LATE: Duration = Duration::from_millis(700);
 const SAME_MOMENT_NS: u64 = 1_000_000;
 /// As far apart two hooks of one moment can lie when the emulated CPU is taken away in between.
 const INTERRUPTED_NS: u64 = 20_000_000;
+/// What is played at once, each with a port.
+pub(crate) const PARTS: usize = 8;
 /// Connections that just wait, of each kind and family.
 const ORDINARY: usize = 4;
 
@@ -38,12 +40,18 @@ struct Left {
 
 /// All parts at the same time, each in a namespace of its own, under one trace.
 pub(super) fn all() -> Result<()> {
-    let ports = ports::several(8);
+    let ports = ports::several(PARTS);
     let observers = Observers::everywhere(&ports::list(&ports))?;
     let expiries = Expiries::start()?;
     let left = played(&ports)?;
     let dates = expiries.dates()?;
     observers.check(|observed| check(&left, &dates, observed))
+}
+
+/// Plays all parts, each in a network namespace of its own, on these [`PARTS`] ports; ends with the last
+/// minisocket.
+pub(crate) fn play_whole(ports: &[u16]) -> Result<()> {
+    played(ports).map(drop)
 }
 
 fn played(ports: &[u16]) -> Result<Vec<Left>> {
