@@ -77,7 +77,8 @@ impl Namespace {
         Ok(())
     }
 
-    /// Runs `body` in this namespace, on a thread of its own; that of the calling thread stays as it is.
+    /// Runs `body` in this namespace, on a thread of its own; that of the calling thread stays as it is. Where it
+    /// is that of the calling thread already, this takes no privileges.
     ///
     /// # Errors
     /// Those of [`Self::enter`]; `body` has not run then.
@@ -85,7 +86,13 @@ impl Namespace {
         // setns(2) moves the thread that calls it, and /proc/sys/net shows the namespace of who reads it.
         thread::scope(|threads| {
             threads
-                .spawn(|| self.enter().map(|()| body()))
+                .spawn(|| {
+                    // A new thread is where its parent is.
+                    if !Self::own().is_ok_and(|own| own.inode == self.inode) {
+                        self.enter()?;
+                    }
+                    Ok(body())
+                })
                 .join()
                 .unwrap_or_else(|panic| panic::resume_unwind(panic))
         })
