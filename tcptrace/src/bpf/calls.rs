@@ -295,11 +295,7 @@ const ACCEPTS: [(&str, &str, RecordKind); 2] = [
 ];
 
 fn attach_syscalls(accepted: bool, ebpf: &mut Ebpf) -> Result<Attached, String> {
-    let tracefs = Tracefs::open().map_err(|error| {
-        format!(
-            "tracefs is not mounted, and cannot be opened otherwise ({error}); mount it with: mount -t tracefs tracefs /sys/kernel/tracing"
-        )
-    })?;
+    let tracefs = Tracefs::open()?;
     let hooks = SYSCALLS
         .into_iter()
         .chain(ACCEPTS.into_iter().filter(|_| !accepted))

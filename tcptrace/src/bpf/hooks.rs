@@ -13,7 +13,11 @@ use aya::{
 };
 use tcptrace_model::RecordKind;
 
-use super::{offsets::KernelTypes, perf};
+use super::{
+    offsets::KernelTypes,
+    perf,
+    preflight::{CONFIDENTIAL, UNLOCK},
+};
 use crate::failure::Failure;
 
 /// The tracepoint of all transitions.
@@ -278,6 +282,11 @@ impl fmt::Display for Refused {
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
+        if let Why::Program(ProgramError::LoadError { verifier_log, .. }) = &refused.why
+            && is_kept_from_memory(&verifier_log.to_string())
+        {
+            return Self::Unsupported(format!("{CONFIDENTIAL}; {UNLOCK}"));
+        }
         Self::Unsupported(format!(
             "{refused}; see what this kernel allows with: tcptrace doctor"
         ))
@@ -401,6 +410,16 @@ pub(crate) fn attach_all(
     Ok(links)
 }
 
+/// Whether the verifier's log says that a program may not read the kernel's memory. With the privileges that
+/// a program is loaded with, only lockdown forbids that, also where no securityfs is mounted that says so:
+/// kernel/bpf/verifier.c `check_helper_call` ("unknown func" on 6.1).
+fn is_kept_from_memory(log: &str) -> bool {
+    log.lines().any(|line| {
+        line.contains("bpf_probe_read")
+            && (line.contains("unknown func") || line.contains("cannot use helper"))
+    })
+}
+
 /// Whether a line of the verifier's log is about its own work: kernel/bpf/verifier.c
 /// `print_verification_stats` (v6.18). The reason for a refusal stands before.
 fn is_statistics(line: &str) -> bool {
@@ -413,6 +432,18 @@ fn is_statistics(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lockdown_is_known_by_the_helper_that_is_refused() {
+        assert!(is_kept_from_memory(
+            "0: (85)\nunknown func bpf_probe_read#4\nprocessed 9 insns"
+        ));
+        assert!(is_kept_from_memory(
+            "program of this type cannot use helper bpf_probe_read_kernel#113"
+        ));
+        assert!(!is_kept_from_memory("unknown func bpf_loop#181"));
+        assert!(!is_kept_from_memory("call bpf_probe_read_kernel#113"));
+    }
 
     #[test]
     fn statistics_are_no_reason() {

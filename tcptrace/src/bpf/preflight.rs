@@ -10,9 +10,23 @@ use crate::{
     failure::Failure,
     host::{
         capabilities::{Capabilities, in_initial_user_namespace},
+        ftrace,
         kernel_version::KernelVersion,
+        tracefs::{Reach, Tracefs},
     },
 };
+
+/// What lockdown for confidentiality forbids: kernel/bpf/helpers.c `bpf_base_func_proto` (v6.18) asks for
+/// `LOCKDOWN_BPF_READ_KERNEL`. (For integrity, nothing that is used here is forbidden.)
+pub(super) const CONFIDENTIAL: &str =
+    "the kernel is locked down for confidentiality, so no eBPF program may read its memory";
+/// What to do about it.
+pub(super) const UNLOCK: &str =
+    "boot without lockdown=confidentiality (see: cat /proc/cmdline; Secure Boot may set it)";
+/// What the maps beside the ring buffer take, in bytes: less than this.
+const OTHER_MAPS: u64 = 16 << 20;
+/// The size of buffer that is suggested where memory is short.
+const LITTLE_BUFFER: u64 = 1 << 20;
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -95,7 +109,9 @@ pub struct Machine {
     initial_user_namespace: bool,
     lockdown: Option<String>,
     has_btf: bool,
-    tracefs: Option<&'static str>,
+    tracefs: Result<Reach, String>,
+    /// Whether the tracing of the kernel's functions is switched off.
+    ftrace_off: bool,
     /// Soft limit of `RLIMIT_MEMLOCK` in bytes; `None` for no limit.
     memlock: Option<u64>,
 }
@@ -115,13 +131,8 @@ impl Machine {
             initial_user_namespace: in_initial_user_namespace(),
             lockdown: fs::read_to_string("/sys/kernel/security/lockdown").ok(),
             has_btf: Path::new(VMLINUX).exists(),
-            tracefs: ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-                .into_iter()
-                .find(|mount| {
-                    Path::new(mount)
-                        .join("events/sock/inet_sock_set_state")
-                        .exists()
-                }),
+            tracefs: Tracefs::open().map(|tracefs| tracefs.reach()),
+            ftrace_off: ftrace::is_switched_off(),
             memlock: memlock(),
         }
     }
@@ -138,6 +149,8 @@ impl Machine {
             self.btf(),
             self.memory(buffer_bytes),
             self.tracefs(),
+            self.functions(),
+            self.more_privileges(),
         ]
     }
 
@@ -194,12 +207,7 @@ impl Machine {
             rest.split_once(']').map(|(mode, _)| mode)
         });
         match mode {
-            // security/lockdown: LOCKDOWN_BPF_READ_KERNEL forbids bpf_probe_read_kernel.
-            Some("confidentiality") => Check::missing(
-                NAME,
-                "the kernel is locked down for confidentiality, so no eBPF program may read its memory",
-                "boot without lockdown=confidentiality (see: cat /proc/cmdline; Secure Boot may set it)",
-            ),
+            Some("confidentiality") => Check::missing(NAME, CONFIDENTIAL, UNLOCK),
             Some(mode) => Check::ok(NAME, mode),
             None => Check::ok(NAME, "none reported"),
         }
@@ -222,15 +230,18 @@ impl Machine {
         if !self.version.as_ref().is_ok_and(charges_memlock) {
             return Check::ok(NAME, "not charged by this kernel");
         }
-        // The maps beside the ring buffer take less than this.
-        let needed = u64::from(buffer_bytes) + 16 * 1024 * 1024;
+        let needed = u64::from(buffer_bytes) + OTHER_MAPS;
         match self.memlock {
             Some(limit) if limit < needed => Check::missing(
                 NAME,
                 format!(
                     "this kernel charges eBPF maps against the limit of locked memory, which is {limit} bytes where {needed} are needed"
                 ),
-                "raise it with: ulimit -l unlimited, or ask for less with: --buffer-size 1M",
+                if limit > LITTLE_BUFFER + OTHER_MAPS {
+                    "raise it as root with: ulimit -l unlimited, or ask for less with: --buffer-size 1M"
+                } else {
+                    "raise it as root (or with CAP_SYS_RESOURCE) with: ulimit -l unlimited"
+                },
             ),
             Some(limit) => Check::ok(NAME, format!("limit {limit} bytes")),
             None => Check::ok(NAME, "no limit"),
@@ -239,19 +250,56 @@ impl Machine {
 
     fn tracefs(&self) -> Check {
         const NAME: &str = "tracefs";
-        match self.tracefs {
-            Some(mount) => Check::ok(NAME, mount),
-            None if !self.capabilities.missing_for_tracing().is_empty() => Check::degraded(
-                NAME,
-                "not readable without privileges",
-                "run this as root to see more: sudo tcptrace doctor",
-            ),
-            None => Check::degraded(
-                NAME,
-                "not mounted; without it bind(), listen() and connect() are not seen where the kernel forbids fentry",
-                "mount it with: mount -t tracefs tracefs /sys/kernel/tracing",
-            ),
+        match &self.tracefs {
+            Ok(Reach::Mounted(mount)) => Check::ok(NAME, *mount),
+            Ok(Reach::Detached) => {
+                Check::ok(NAME, "not mounted here, but this process can open it")
+            }
+            Err(sentence) => {
+                let (why, remedy) = sentence
+                    .split_once("; ")
+                    .unwrap_or((sentence, "run this as root"));
+                Check::degraded(
+                    NAME,
+                    format!(
+                        "{why}: bind(), listen() and connect() are not seen where the kernel forbids fentry"
+                    ),
+                    remedy,
+                )
+            }
         }
+    }
+
+    fn functions(&self) -> Check {
+        const NAME: &str = "ftrace";
+        if self.ftrace_off {
+            return Check::degraded(
+                NAME,
+                "kernel.ftrace_enabled is 0: the kernel runs no program on its functions (fentry)",
+                format!("switch it on with: {}", ftrace::SWITCH_ON),
+            );
+        }
+        Check::ok(NAME, "not switched off")
+    }
+
+    /// What the trace looks up beside the events, where it is allowed at all.
+    fn more_privileges(&self) -> Check {
+        const NAME: &str = "more rights";
+        if !self.capabilities.missing_for_tracing().is_empty() {
+            return Check::degraded(NAME, "none", "first get the privileges above");
+        }
+        let missing = self.capabilities.missing_for_all();
+        if missing.is_empty() {
+            return Check::ok(
+                NAME,
+                "to look at other users' processes, other network namespaces and the kernel's symbols",
+            );
+        }
+        let unknown: Vec<String> = missing
+            .iter()
+            .map(|(name, unknown)| format!("without {name} it is not known: {unknown}"))
+            .collect();
+        Check::degraded(NAME, unknown.join("; "), "run it as root: sudo tcptrace")
     }
 }
 

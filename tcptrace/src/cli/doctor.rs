@@ -21,6 +21,7 @@ use crate::{
         preflight::{Check, Machine, Status, demand},
     },
     failure::Failure,
+    host::ftrace,
     source::{
         abilities::Abilities,
         live::{Live, Request},
@@ -153,7 +154,11 @@ fn time_wait(can: &Abilities) -> Check {
                 "by the timers' tracepoints, because {}",
                 can.no_fentry.as_deref().unwrap_or("that was asked for")
             ),
-            "some dates are inferred and marked so (docs/limitations.md); for fentry boot a kernel that allows it, without lockdown",
+            if ftrace::is_switched_off() {
+                "some dates are inferred and marked so (docs/limitations.md); for fentry see ftrace above"
+            } else {
+                "some dates are inferred and marked so (docs/limitations.md); for fentry boot a kernel that allows it"
+            },
         ),
         Err(_) => Check::degraded(
             NAME,

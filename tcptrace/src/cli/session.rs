@@ -330,7 +330,9 @@ fn backends(start: &Start) -> String {
 /// Says what a source could not find out. Few see every process; whose owners are missing shows in the findings.
 fn tell_trouble(trouble: &Trouble, verbose: u8) {
     match trouble {
-        Trouble::Sockets(sentence) | Trouble::Ends(sentence) => notice::warn(sentence),
+        Trouble::Sockets(sentence) | Trouble::Ends(sentence) | Trouble::Functions(sentence) => {
+            notice::warn(sentence);
+        }
         Trouble::Owners(sentence) if verbose > 0 => notice::say(sentence),
         Trouble::Owners(_) => {}
     }

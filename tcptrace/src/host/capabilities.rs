@@ -3,8 +3,12 @@
 use std::fs;
 
 /// The bits of `CapEff` in /proc/self/status: include/uapi/linux/capability.h (v6.18).
+const CAP_DAC_OVERRIDE: u32 = 1;
+const CAP_DAC_READ_SEARCH: u32 = 2;
 const CAP_NET_BIND_SERVICE: u32 = 10;
+const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYSLOG: u32 = 34;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
@@ -42,6 +46,42 @@ impl Capabilities {
             .collect()
     }
 
+    /// What is missing for what a trace looks up beside the events, and what is then not known.
+    #[must_use]
+    pub fn missing_for_all(self) -> Vec<(&'static str, &'static str)> {
+        // Either lets it look into the directories of others' processes.
+        let may_search = self.has(CAP_DAC_READ_SEARCH) || self.has(CAP_DAC_OVERRIDE);
+        [
+            // kernel/kallsyms.c `kallsyms_show_value` (v6.18).
+            (
+                "CAP_SYSLOG",
+                self.has(CAP_SYSLOG),
+                "what ends a TIME_WAIT before its time (and without fentry all of TIME_WAIT)",
+            ),
+            // fs/proc/fd.c `proc_fd_permission`, kernel/ptrace.c `ptrace_may_access` (v6.18).
+            (
+                "CAP_SYS_PTRACE",
+                self.has(CAP_SYS_PTRACE),
+                "which processes of other users have sockets open",
+            ),
+            (
+                "CAP_DAC_READ_SEARCH",
+                may_search,
+                "the same, and (by a user other than root, without fentry) bind(), listen() and connect()",
+            ),
+            // kernel/nsproxy.c `setns`, kernel/net_namespace.c `netns_install` (v6.18).
+            (
+                "CAP_SYS_ADMIN",
+                self.has(CAP_SYS_ADMIN),
+                "the sockets of other network namespaces that are older than the trace",
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, has, _)| !has)
+        .map(|(name, _, unknown)| (name, unknown))
+        .collect()
+    }
+
     /// Whether it may bind a port below `ip_unprivileged_port_start`, in a network namespace that belongs to
     /// the user namespace of this process.
     #[must_use]
@@ -59,6 +99,12 @@ impl Capabilities {
     #[cfg(test)]
     pub(crate) const fn none() -> Self {
         Self(0)
+    }
+
+    /// CAP_BPF and CAP_PERFMON: for tests of what depends on the others.
+    #[cfg(test)]
+    pub(crate) const fn for_tracing_only() -> Self {
+        Self(1 << CAP_BPF | 1 << CAP_PERFMON)
     }
 
     const fn has(self, bit: u32) -> bool {
@@ -94,6 +140,27 @@ mod tests {
         assert!(with(&[CAP_SYS_ADMIN]).missing_for_tracing().is_empty());
         assert_eq!(with(&[CAP_BPF]).missing_for_tracing(), ["CAP_PERFMON"]);
         assert_eq!(with(&[]).missing_for_tracing(), ["CAP_BPF", "CAP_PERFMON"]);
+    }
+
+    #[test]
+    fn what_is_missing_beside_the_events_is_named() {
+        assert!(Capabilities::all().missing_for_all().is_empty());
+        let names = |bits: &[u32]| -> Vec<&str> {
+            let missing = with(bits).missing_for_all().into_iter();
+            missing.map(|(name, _)| name).collect()
+        };
+        assert_eq!(
+            names(&[]),
+            [
+                "CAP_SYSLOG",
+                "CAP_SYS_PTRACE",
+                "CAP_DAC_READ_SEARCH",
+                "CAP_SYS_ADMIN"
+            ]
+        );
+        let rest = [CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYSLOG];
+        assert_eq!(names(&rest), ["CAP_DAC_READ_SEARCH"]);
+        assert!(names(&[&rest[..], &[CAP_DAC_OVERRIDE]].concat()).is_empty());
     }
 
     #[test]

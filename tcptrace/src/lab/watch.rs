@@ -216,7 +216,7 @@ fn read(request: &Request, tell: &Sender<Begun>, routes: &Routes) -> Result<()> 
         live.losses(now_ns, |input| reader.hand(&input))?;
         for trouble in live.unseen() {
             match trouble {
-                Trouble::Ends(sentence) => routes.trouble(sentence),
+                Trouble::Ends(sentence) | Trouble::Functions(sentence) => routes.trouble(sentence),
                 // The sockets of an experiment are younger than the trace.
                 Trouble::Sockets(_) | Trouble::Owners(_) => {}
             }

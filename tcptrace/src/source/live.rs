@@ -19,7 +19,10 @@ use tcptrace_common::{AF_INET, AF_INET6, CallOffsets, Config, ListenerKey};
 use tcptrace_model::{EndedBy, Input, ResetReason, Settings, conflict};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{awaited::Awaited, snapshots::Snapshots, surroundings::Lookout, trouble::Trouble};
+use super::{
+    awaited::Awaited, functions::Functions, snapshots::Snapshots, surroundings::Lookout,
+    trouble::Trouble,
+};
 use crate::{
     bpf::{
         calls::{Calls, CallsBackend},
@@ -34,7 +37,9 @@ use crate::{
         self_check::{Expected, SelfCheck},
     },
     failure::Failure,
-    host::{clock, kernel_version::KernelVersion, netns::Namespace, process, symbols::Symbols},
+    host::{
+        clock, ftrace, kernel_version::KernelVersion, netns::Namespace, process, symbols::Symbols,
+    },
 };
 
 /// The reader is woken when the records that wait pass another eighth of the buffer. (It looks by
@@ -82,6 +87,8 @@ pub struct Live {
     /// Where the kernel's functions lie that end minisockets.
     symbols: Arc<Awaited<Result<Symbols, String>>>,
     no_symbols_told: bool,
+    /// Whether what is attached to functions still sees anything.
+    functions: Functions,
     /// Its rules of bind() are the model's to know.
     kernel: conflict::KernelVersion,
     /// A record that was read before a snapshot which belongs before it.
@@ -107,6 +114,9 @@ impl Live {
         let btf = thread::spawn(move || {
             if !may_be_fentry {
                 return Err("fentry was not asked for".to_owned());
+            }
+            if let Some(why) = ftrace::obstacle() {
+                return Err(why);
             }
             Btf::from_sys_fs().map_err(|error| format!("cannot read the kernel's BTF: {error}"))
         });
@@ -186,6 +196,7 @@ impl Live {
             lookout: Lookout::default(),
             symbols,
             no_symbols_told: false,
+            functions: Functions::default(),
             kernel: (&KernelVersion::running().map_err(anyhow::Error::from)?).into(),
         };
         // First attached, then looked at: what the process opens in between is seen either way.
@@ -261,6 +272,7 @@ impl Live {
     /// What could not be found out so far beside the events; each is told once.
     pub fn unseen(&mut self) -> Vec<Trouble> {
         let mut troubles = self.snapshots.troubles();
+        troubles.extend(self.functions.trouble().map(Trouble::Functions));
         let watches = self.attached.time_wait.is_ok();
         if let Some(Err(why)) = self.symbols.ready().filter(|_| watches)
             && !self.no_symbols_told
@@ -345,7 +357,7 @@ impl Live {
             self_check: _,
             input,
         } = decoded;
-        if lost_before == self.lost_before {
+        if lost_before == self.lost_before && !self.functions.are_silent() {
             return Ok(Some(input));
         }
         self.lost_before = lost_before;
@@ -365,7 +377,8 @@ impl Live {
             any = true;
             tell(Input::Lost(loss));
         })?;
-        if any {
+        let seeing_again = self.uses_functions() && self.functions.look();
+        if any || seeing_again {
             self.snapshots.want();
         }
         self.snapshots.look(now_ns);
@@ -383,6 +396,11 @@ impl Live {
     /// When the kernel refuses.
     pub fn detach(&mut self) -> anyhow::Result<()> {
         self.attached.detach()
+    }
+
+    fn uses_functions(&self) -> bool {
+        self.attached.time_wait == Ok(TimeWaitBackend::Fentry)
+            || self.attached.calls == Ok(CallsBackend::Fentry)
     }
 
     /// The next record that is not about the self-check.

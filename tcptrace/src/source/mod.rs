@@ -3,6 +3,7 @@
 pub mod abilities;
 mod awaited;
 pub mod describe;
+mod functions;
 pub mod live;
 pub mod replay;
 mod snapshots;

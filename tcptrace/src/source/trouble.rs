@@ -9,6 +9,8 @@ pub enum Trouble {
     Owners(String),
     /// What ended a minisocket before its time is not known.
     Ends(String),
+    /// Programs on the kernel's functions see nothing, or see again.
+    Functions(String),
 }
 
 impl Trouble {
@@ -16,7 +18,10 @@ impl Trouble {
     #[must_use]
     pub fn sentence(&self) -> &str {
         match self {
-            Self::Sockets(sentence) | Self::Owners(sentence) | Self::Ends(sentence) => sentence,
+            Self::Sockets(sentence)
+            | Self::Owners(sentence)
+            | Self::Ends(sentence)
+            | Self::Functions(sentence) => sentence,
         }
     }
 }

@@ -11,7 +11,8 @@ fn good() -> Machine {
         initial_user_namespace: true,
         lockdown: Some("[none] integrity confidentiality\n".to_owned()),
         has_btf: true,
-        tracefs: Some("/sys/kernel/tracing"),
+        tracefs: Ok(Reach::Mounted("/sys/kernel/tracing")),
+        ftrace_off: false,
         memlock: None,
     }
 }
@@ -94,10 +95,61 @@ fn the_memory_limit_counts_only_before_5_11() {
 #[test]
 fn no_tracefs_degrades_only() {
     let mut machine = good();
-    machine.tracefs = None;
+    machine.tracefs = Err("it is not mounted; mount it with: mount -t tracefs".to_owned());
     let checks = machine.checks(BUFFER);
     assert!(demand(&checks).is_ok());
     let tracefs = checks.iter().find(|check| check.name == "tracefs").unwrap();
     assert_eq!(tracefs.status, Status::Degraded);
-    assert!(tracefs.sentence().contains("mount -t tracefs"));
+    let said = tracefs.sentence();
+    assert!(said.contains("not mounted: bind()"), "{said}");
+    assert!(
+        said.ends_with("; mount it with: mount -t tracefs"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_small_limit_of_memory_is_not_helped_by_a_small_buffer() {
+    let mut machine = good();
+    machine.version = Ok(KernelVersion::parse("5.10.0").unwrap());
+    machine.memlock = Some(65_536);
+    let said = sentence(&machine);
+    assert!(
+        said.contains("CAP_SYS_RESOURCE") && !said.contains("--buffer-size"),
+        "{said}"
+    );
+    machine.memlock = Some(20 << 20);
+    assert!(sentence(&machine).contains("--buffer-size 1M"));
+}
+
+#[test]
+fn functions_that_are_not_traced_degrade_only() {
+    let mut machine = good();
+    machine.ftrace_off = true;
+    let checks = machine.checks(BUFFER);
+    assert!(demand(&checks).is_ok());
+    let ftrace = checks.iter().find(|check| check.name == "ftrace").unwrap();
+    assert_eq!(ftrace.status, Status::Degraded);
+    assert!(ftrace.sentence().contains("sysctl kernel.ftrace_enabled=1"));
+}
+
+#[test]
+fn each_capability_that_is_missing_beside_the_events_is_named() {
+    let mut machine = good();
+    machine.capabilities = Capabilities::for_tracing_only();
+    let checks = machine.checks(BUFFER);
+    assert!(demand(&checks).is_ok());
+    let more = checks
+        .iter()
+        .find(|check| check.name == "more rights")
+        .unwrap();
+    assert_eq!(more.status, Status::Degraded);
+    for name in [
+        "CAP_SYSLOG",
+        "CAP_SYS_PTRACE",
+        "CAP_DAC_READ_SEARCH",
+        "CAP_SYS_ADMIN",
+    ] {
+        assert!(more.found.contains(name), "{more:?}");
+    }
 }

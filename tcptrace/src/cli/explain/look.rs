@@ -220,6 +220,11 @@ fn count_ports(seen: &mut Seen) {
     }
 }
 
+/// Whether root would see more.
+fn lacks_privileges() -> bool {
+    !Capabilities::own().missing_for_tracing().is_empty()
+}
+
 /// Lists the holders from the kernel's own table.
 ///
 /// # Errors
@@ -227,7 +232,11 @@ fn count_ports(seen: &mut Seen) {
 fn list_by_kernel(seen: &mut Seen, port: u16, device: u32) -> Result<(), String> {
     let checks = preflight::Machine::probe().checks(Lister::BUFFER_BYTES);
     if let Some(check) = (checks.iter()).find(|check| check.status == preflight::Status::Missing) {
-        return Err(check.found.clone());
+        return Err(if lacks_privileges() {
+            check.found.clone()
+        } else {
+            check.sentence()
+        });
     }
     let list = || {
         let types = KernelTypes::running()?;
@@ -295,8 +304,11 @@ fn list_without_options(seen: &mut Seen, port: u16, why: &str) -> Result<(), Fai
     }
     if !lacks.is_empty() {
         let lacks = lacks.join(", and ");
-        seen.notes
-            .push(format!("{lacks}, because {why}; type: {}", seen.as_root));
+        let mut note = format!("{lacks}, because {why}");
+        if lacks_privileges() {
+            note = format!("{note}; type: {}", seen.as_root);
+        }
+        seen.notes.push(note);
     }
     Ok(())
 }
