@@ -20,6 +20,9 @@ use super::{
 };
 use crate::failure::Failure;
 
+/// include/linux/errno.h (v6.18), which user space has no copy of.
+const ENOTSUPP: i32 = 524;
+
 /// The tracepoint of all transitions.
 pub const SET_STATE: &str = "inet_sock_set_state";
 
@@ -272,10 +275,10 @@ impl fmt::Display for Refused {
                 )
             }
             Why::Program(ProgramError::SyscallError(error)) => {
-                write!(f, "cannot attach to {place}: {}", error.io_error)
+                write!(f, "cannot attach to {place}: {}", reason(&error.io_error))
             }
             Why::Program(error) => write!(f, "cannot attach to {place}: {error}"),
-            Why::Io(error) => write!(f, "cannot attach to {place}: {error}"),
+            Why::Io(error) => write!(f, "cannot attach to {place}: {}", reason(error)),
         }
     }
 }
@@ -420,6 +423,16 @@ fn is_kept_from_memory(log: &str) -> bool {
     })
 }
 
+/// What the kernel answered, in words also where the C library has none: `ENOTSUPP` is the kernel's own. It
+/// comes from kernel/bpf/trampoline.c: `register_fentry` (v6.1), where ftrace has no direct calls; before, on
+/// architectures without any of this, from the weak `arch_prepare_bpf_trampoline` (v5.10).
+fn reason(error: &io::Error) -> String {
+    if error.raw_os_error() != Some(ENOTSUPP) {
+        return error.to_string();
+    }
+    "this kernel cannot call eBPF programs from its functions (ENOTSUPP, errno 524), which takes CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y, on arm64 Linux 6.4 or later".to_owned()
+}
+
 /// Whether a line of the verifier's log is about its own work: kernel/bpf/verifier.c
 /// `print_verification_stats` (v6.18). The reason for a refusal stands before.
 fn is_statistics(line: &str) -> bool {
@@ -443,6 +456,21 @@ mod tests {
         ));
         assert!(!is_kept_from_memory("unknown func bpf_loop#181"));
         assert!(!is_kept_from_memory("call bpf_probe_read_kernel#113"));
+    }
+
+    #[test]
+    fn an_error_of_the_kernel_alone_is_put_into_words() {
+        let refused = Refused {
+            place: Place::Entry("tw_timer_handler"),
+            why: Why::Io(io::Error::from_raw_os_error(ENOTSUPP)),
+        };
+        let text = refused.to_string();
+        let begin =
+            "cannot attach to the entry of tw_timer_handler (fentry): this kernel cannot call";
+        assert!(text.starts_with(begin), "{text}");
+        assert!(!text.contains("Unknown error"), "{text}");
+        let known = reason(&io::Error::from_raw_os_error(libc::EPERM));
+        assert!(known.starts_with("Operation not permitted"), "{known}");
     }
 
     #[test]
