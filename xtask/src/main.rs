@@ -5,11 +5,13 @@
     reason = "a build tool talks to the terminal: results on stdout, progress on stderr"
 )]
 
+mod arch;
 mod artifacts;
 mod bench;
 mod build;
 mod build_ebpf;
 mod ci;
+mod cross;
 mod debian;
 mod fingerprint;
 mod kernel_support;

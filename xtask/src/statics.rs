@@ -3,12 +3,12 @@
 
 use std::{env, path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use crate::process;
+use crate::{arch::Arch, cross::Cross, process};
 
 /// How the tests, and the tracer they run, are linked.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Linkage {
     /// For the target of that name, with the C library in the binary.
     Static {
@@ -16,11 +16,26 @@ pub(crate) enum Linkage {
         /// which cannot be static.
         target: String,
     },
+    /// For another architecture, with the C library in the binary.
+    Cross(Cross),
     /// The ordinary way, because of this reason.
     Dynamic(String),
 }
 
 impl Linkage {
+    /// The one for guests of an architecture; an error if this machine cannot build for them.
+    pub(crate) fn for_guests(arch: Arch) -> Result<Self> {
+        match arch {
+            Arch::Amd64 => match Self::of_this_machine()? {
+                Self::Dynamic(reason) => bail!(
+                    "the guest has no shared libraries, so its programs must be static: {reason}"
+                ),
+                linkage => Ok(linkage),
+            },
+            Arch::Arm64 => Cross::find_or_provision(arch).map(Self::Cross),
+        }
+    }
+
     /// The best that this machine allows.
     pub(crate) fn of_this_machine() -> Result<Self> {
         let rustc = process::capture(Command::new("rustc").arg("-vV"))?;
@@ -44,8 +59,10 @@ impl Linkage {
     pub(crate) fn apply(&self, command: &mut Command) {
         // Line numbers for backtraces, no types: a fifth of the size in the guest's memory.
         command.env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
-        let Self::Static { target } = self else {
-            return;
+        let target = match self {
+            Self::Static { target } => target,
+            Self::Cross(cross) => return cross.apply(command),
+            Self::Dynamic(_) => return,
         };
         command.args(["--target", target]);
         // Not by CARGO_TARGET_…_RUSTFLAGS: cargo would ignore it where RUSTFLAGS is set.

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::{process, provision, say::say, workspace};
+use crate::{arch::Arch, process, provision, say::say, workspace};
 
 /// Long enough for the package lists over a slow line, short enough not to hang for good.
 const UPDATE_LIMIT: Duration = Duration::from_secs(300);
@@ -35,11 +35,13 @@ pub(crate) struct Offered {
 }
 
 impl Apt {
-    /// The packages of a Debian suite such as `bookworm`, whatever release this machine runs: from
-    /// the machine's own archive, with private lists.
-    pub(crate) fn of_suite(suite: &str) -> Result<Self> {
+    /// The packages of a Debian suite such as `bookworm` for an architecture, whatever this machine runs:
+    /// from the machine's own archive, with private lists.
+    pub(crate) fn of_suite(suite: &str, arch: Arch) -> Result<Self> {
         require_tools()?;
-        let folder = workspace::toolchain_dir().join("apt").join(suite);
+        let name = folder_of_suite(suite, arch);
+        let _lock = provision::lock(&name)?;
+        let folder = workspace::toolchain_dir().join(name);
         let none = folder.join("none");
         let (list, status) = (folder.join("one.sources"), folder.join("status"));
         fs::create_dir_all(&none).with_context(|| format!("cannot create {}", none.display()))?;
@@ -57,6 +59,23 @@ impl Apt {
         apt.set("Dir::Etc::sourceparts", &none);
         apt.set("Dir::Etc::preferences", "/dev/null");
         apt.set("Dir::Etc::preferencesparts", &none);
+        apt.set("APT::Architecture", arch.debian());
+        apt.set("APT::Architectures", arch.debian());
+        apt.update()?;
+        Ok(apt)
+    }
+
+    /// The packages of this machine's release for this machine and for another architecture, by private
+    /// lists that are up to date. The names of the latter's end in `:arm64`.
+    pub(crate) fn of_machine_and(arch: Arch) -> Result<Self> {
+        let mut apt = Self::of_machine()?;
+        let mut dpkg = Command::new("dpkg");
+        let own = process::capture(dpkg.arg("--print-architecture"))?;
+        let name = format!("apt/machine-{}", arch.debian());
+        let _lock = provision::lock(&name)?;
+        apt.keep_apart(&workspace::toolchain_dir().join(name))?;
+        let both = format!("{},{}", own.trim(), arch.debian());
+        apt.set("APT::Architectures", both);
         apt.update()?;
         Ok(apt)
     }
@@ -137,7 +156,7 @@ impl Apt {
     }
 
     /// These packages, and those of their dependencies that this machine does not have.
-    fn to_unpack(&self, packages: &[&str]) -> Result<Vec<String>> {
+    pub(crate) fn to_unpack(&self, packages: &[&str]) -> Result<Vec<String>> {
         let mut command = self.command("apt-get");
         command
             .args(["install", "-s", "--no-install-recommends"])
@@ -213,6 +232,14 @@ pub(crate) fn library_folders(tree: &Path) -> Vec<PathBuf> {
         }
     }
     folders
+}
+
+/// Where a suite's lists are kept.
+fn folder_of_suite(suite: &str, arch: Arch) -> String {
+    match arch {
+        Arch::Amd64 => format!("apt/{suite}"),
+        Arch::Arm64 => format!("apt/{suite}-{}", arch.debian()),
+    }
 }
 
 fn require_tools() -> Result<()> {

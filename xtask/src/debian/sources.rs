@@ -80,6 +80,8 @@ pub(crate) fn with_suite(stanzas: &[Stanza], suite: &str) -> Result<String> {
         .with("Suites", suite)
         .with("Components", "main")
         .with("Types", "deb")
+        // Which of them are wanted is for the caller to say.
+        .without("Architectures")
         .to_string())
 }
 
@@ -98,6 +100,14 @@ impl Stanza {
                 value.clone_into(&mut field.1);
             }
         }
+        changed
+    }
+
+    fn without(&self, name: &str) -> Self {
+        let mut changed = self.clone();
+        changed
+            .fields
+            .retain(|(known, _)| !known.eq_ignore_ascii_case(name));
         changed
     }
 }
@@ -197,6 +207,7 @@ Types: deb deb-src
 URIs: http://mirror.test/debian
 Suites: bookworm bookworm-updates
 Components: main contrib
+Architectures: amd64
 Signed-By:
  -----BEGIN PGP PUBLIC KEY BLOCK-----
  .

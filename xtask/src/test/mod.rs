@@ -192,7 +192,7 @@ impl Table {
         say(format_args!("── {SUITE}"));
         let obstacle = match linkage {
             Linkage::Dynamic(reason) => Some(reason.clone()),
-            Linkage::Static { .. } => vm::matrix::obstacle(),
+            Linkage::Static { .. } | Linkage::Cross(_) => vm::matrix::obstacle(),
         };
         if let Some(reason) = obstacle {
             say(format_args!("skipped: no virtual machine here: {reason}"));

@@ -3,7 +3,7 @@
 
 mod linker;
 mod prebuilt;
-mod rustc;
+pub(crate) mod rustc;
 mod rustup;
 
 use std::{

@@ -58,19 +58,22 @@ impl Rustc {
 
     /// Whether it ships `core` compiled for the eBPF target.
     pub(crate) fn ships_core(&self) -> bool {
-        let folder = self.sysroot.join("lib/rustlib").join(TARGET).join("lib");
-        fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| {
-                let path = entry.path();
-                let is_core = entry.file_name().to_string_lossy().starts_with("libcore");
-                is_core
-                    && path
-                        .extension()
-                        .is_some_and(|extension| extension == "rlib")
-            })
+        self.ships("core", TARGET)
+    }
+
+    /// Whether it ships this library of Rust's compiled for a target.
+    pub(crate) fn ships(&self, library: &str, target: &str) -> bool {
+        let folder = self.sysroot.join("lib/rustlib").join(target).join("lib");
+        let begin = format!("lib{library}-");
+        let files = fs::read_dir(folder).into_iter().flatten();
+        files.flatten().any(|entry| {
+            let name = entry.file_name();
+            let is_library = name.to_string_lossy().starts_with(&begin);
+            is_library
+                && Path::new(&name)
+                    .extension()
+                    .is_some_and(|extension| extension == "rlib")
+        })
     }
 
     /// Whether the sources of `core` are there to be compiled.

@@ -1,10 +1,11 @@
 #!/bin/busybox sh
 # The guest's first process: sets the place up, runs /command, reports how it ended, powers off.
-# Ports: ttyS0 console, ttyS1 the command's stdout, ttyS2 its stderr, ttyS3 what xtask reads.
+# The kernel's command line names the serial ports: OUT_PORT for the command's stdout, ERR_PORT for its
+# stderr, CONTROL_PORT for what xtask reads.
 /bin/busybox mkdir -p /bin /dev /proc /sys /tmp /run /root /var
 /bin/busybox mount -t devtmpfs dev /dev
-exec 3>/dev/ttyS3
-/bin/busybox stty -F /dev/ttyS3 raw -echo
+exec 3>"/dev/$CONTROL_PORT"
+/bin/busybox stty -F "/dev/$CONTROL_PORT" raw -echo
 echo ready >&3
 
 /bin/busybox --install -s /bin
@@ -25,14 +26,14 @@ for module in /modules/*; do
     [ -e "$module" ] && insmod "$module"
 done
 # The ports are terminals: without this each \n would become \r\n.
-stty -F /dev/ttyS1 raw -echo
-stty -F /dev/ttyS2 raw -echo
+stty -F "/dev/$OUT_PORT" raw -echo
+stty -F "/dev/$ERR_PORT" raw -echo
 
 # Through pipes: the command must not take a serial port for a person's terminal.
 mkfifo /run/out /run/err
-cat /run/out >/dev/ttyS1 &
+cat /run/out >"/dev/$OUT_PORT" &
 out=$!
-cat /run/err >/dev/ttyS2 &
+cat /run/err >"/dev/$ERR_PORT" &
 err=$!
 cd /root
 sh /command </dev/null >/run/out 2>/run/err 3>&-

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    arch::Arch,
     debian::{self, Apt},
     provision, workspace,
 };
@@ -35,7 +36,7 @@ pub(super) struct Kernel {
 pub(super) fn of_suite(suite: &str) -> Result<Kernel> {
     let name = format!("kernels/{suite}-{FLAVOUR}");
     let folder = provision::once(&name, |aside| {
-        let apt = Apt::of_suite(suite)?;
+        let apt = Apt::of_suite(suite, Arch::Amd64)?;
         let meta = format!("linux-image-{FLAVOUR}");
         let missing = || format!("no {meta} in Debian's {suite}");
         let packages = packages_behind(&meta, |package| apt.dependencies(package))
@@ -67,11 +68,16 @@ pub(super) fn unpacked(version: &str, packages: &[String]) -> Option<Kernel> {
 }
 
 /// Debian's static busybox, the guest's shell.
-pub(super) fn busybox() -> Result<PathBuf> {
-    let folder = provision::once("busybox", |aside| {
-        debian::unpack_with_dependencies(&["busybox-static"], aside)
-    })
-    .context("busybox for the guest")?;
+pub(super) fn busybox(arch: Arch) -> Result<PathBuf> {
+    let folder = match arch {
+        Arch::Amd64 => provision::once("busybox", |aside| {
+            debian::unpack_with_dependencies(&["busybox-static"], aside)
+        }),
+        Arch::Arm64 => provision::once("busybox-arm64", |aside| {
+            Apt::of_machine_and(arch)?.unpack(&["busybox-static:arm64".to_owned()], aside)
+        }),
+    };
+    let folder = folder.context("busybox for the guest")?;
     // Its place moved with Debian's merge of /bin into /usr/bin.
     let places = ["bin/busybox", "usr/bin/busybox"].map(|place| folder.join(place));
     let found = places.into_iter().find(|place| place.is_file());

@@ -2,6 +2,8 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::arch::Arch;
+
 const TABLE: &str = include_str!("kernels.txt");
 
 /// One kernel of the table.
@@ -29,13 +31,6 @@ pub(super) struct Package {
     pub(super) name: String,
     /// SHA-256 of the .deb, in hex.
     pub(super) sha256: String,
-}
-
-/// The architectures in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arch {
-    Amd64,
-    Arm64,
 }
 
 /// How the tracer sees TIME_WAIT and calls.
@@ -70,19 +65,17 @@ impl Pinned {
         )
     }
 
+    /// How many times as long as others its guests may take: arm64 is emulated three to four times slower.
+    pub(super) fn patience(&self) -> u32 {
+        match self.arch {
+            Arch::Amd64 => 1,
+            Arch::Arm64 => 3,
+        }
+    }
+
     /// Debian's build for virtual machines: small, with the drivers that QEMU needs built in.
     pub(super) fn flavour(&self) -> String {
         format!("cloud-{}", self.arch.debian())
-    }
-}
-
-impl Arch {
-    /// Debian's name.
-    pub(super) fn debian(self) -> &'static str {
-        match self {
-            Self::Amd64 => "amd64",
-            Self::Arm64 => "arm64",
-        }
     }
 }
 

@@ -22,6 +22,7 @@ use self::{
     qemu::{Hardware, Qemu},
 };
 use crate::{
+    arch::Arch,
     build_ebpf, say,
     statics::Linkage,
     test::suites::{self, Speed},
@@ -100,8 +101,8 @@ pub(crate) struct Machine {
 
 /// One run.
 pub(crate) struct Guest {
-    /// What to put into /bin: name and file.
-    pub(crate) programs: Vec<(&'static str, PathBuf)>,
+    /// What to put into /bin.
+    pub(crate) programs: Programs,
     /// What to run.
     pub(crate) command: Vec<String>,
     /// Its memory.
@@ -144,7 +145,7 @@ pub(crate) fn main(args: &Args) -> ExitCode {
 fn run(args: &Args) -> Result<u8> {
     let machine = Machine::provision(&args.kernel)?;
     let guest = Guest {
-        programs: programs(Speed::AsBuilt)?,
+        programs: programs(&Linkage::for_guests(Arch::Amd64)?, Speed::AsBuilt)?,
         command: args.command.clone(),
         memory_mb: args.memory,
         fast_clock: args.fast_clock,
@@ -154,14 +155,13 @@ fn run(args: &Args) -> Result<u8> {
     machine.run(&guest, &mut io::stdout())
 }
 
-/// What every guest has in its PATH: the tracer first, then the live tests.
-fn programs(speed: Speed) -> Result<Vec<(&'static str, PathBuf)>> {
+/// What a guest has in its PATH: name in /bin, and file.
+type Programs = Vec<(&'static str, PathBuf)>;
+
+/// The programs of every guest: the tracer first, then the live tests.
+fn programs(linkage: &Linkage, speed: Speed) -> Result<Programs> {
     build_ebpf::ensure()?;
-    let linkage = Linkage::of_this_machine()?;
-    if let Linkage::Dynamic(reason) = &linkage {
-        bail!("the guest has no shared libraries, so its programs must be static: {reason}");
-    }
-    let (tracer, live) = suites::build_for_guest(&linkage, speed)?;
+    let (tracer, live) = suites::build_for_guest(linkage, speed)?;
     let mut programs = vec![("tcptrace", tracer)];
     programs.extend(live.map(|live| ("live", live)));
     Ok(programs)
@@ -176,9 +176,9 @@ impl Machine {
         }
         Ok(Self {
             name: suite.to_owned(),
-            qemu: qemu::find_or_provision()?,
+            qemu: Qemu::find_or_provision(Arch::Amd64)?,
             kernel: kernel::of_suite(suite)?,
-            busybox: kernel::busybox()?,
+            busybox: kernel::busybox(Arch::Amd64)?,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Owns the run of one kernel: its checks one after the other, each in a guest of its own.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,15 +15,15 @@ use super::{
     table::Row,
 };
 use crate::vm::{
-    Guest, Machine,
+    Guest, Machine, Programs,
     guest::{Life, Lost, Output, Place},
     kernels::Pinned,
 };
 
 /// What every kernel's run needs.
 pub(super) struct Bench {
-    /// The tracer first.
-    pub(super) programs: Vec<(&'static str, PathBuf)>,
+    /// The tracer that runs here, on what guests have recorded.
+    pub(super) tracer: PathBuf,
     pub(super) checks: Vec<Check>,
     pub(super) memory_mb: u32,
     /// What is known so far, of all kernels.
@@ -33,8 +33,15 @@ pub(super) struct Bench {
 /// A kernel that is to be run, or the reason why it is not.
 pub(super) struct Entrant {
     pub(super) pinned: Pinned,
-    /// With the version of its kernel's packages.
-    pub(super) machine: Result<(Machine, String), String>,
+    pub(super) ready: Result<Ready, String>,
+}
+
+/// A kernel that can be run.
+pub(super) struct Ready {
+    pub(super) machine: Machine,
+    /// Of its kernel's packages.
+    pub(super) version: String,
+    pub(super) programs: Programs,
 }
 
 /// What a guest that reported has written, and the exit status of its command.
@@ -62,14 +69,14 @@ impl Bench {
                 boots: 0,
                 console: Vec::new(),
             };
-            row.judgement = match &entrant.machine {
+            row.judgement = match &entrant.ready {
                 Err(reason) => Judgement::skipped(reason),
-                Ok((machine, version)) => {
-                    row.version = Some(version.clone());
-                    match refusal(machine, doctor.as_ref(), check) {
+                Ok(ready) => {
+                    row.version = Some(ready.version.clone());
+                    match refusal(&ready.machine, doctor.as_ref(), check) {
                         Some(reason) => Judgement::skipped(reason),
                         None => self
-                            .play(machine, &entrant.pinned, check, &mut doctor, &mut row)
+                            .play(ready, &entrant.pinned, check, &mut doctor, &mut row)
                             .unwrap_or_else(|error| Judgement::fail(format!("{error:#}"))),
                     }
                 }
@@ -84,19 +91,19 @@ impl Bench {
     /// One check in a guest of its own. An error is a failure: there was nothing to judge.
     fn play(
         &self,
-        machine: &Machine,
+        ready: &Ready,
         pinned: &Pinned,
         check: &Check,
         doctor: &mut Option<Doctor>,
         row: &mut Row,
     ) -> Result<Judgement> {
-        let name = format!("{}-{}", machine.name, check.label().replace(' ', "-"));
+        let name = format!("{}-{}", ready.machine.name, check.label().replace(' ', "-"));
         let place = Place::new(&name)?;
         let Written {
             stdout,
             stderr,
             status,
-        } = self.guest(machine, check, &place, row)?;
+        } = self.guest(ready, pinned, check, &place, row)?;
         let ended = || format!("it ended with {status}: {}", judge::last_line(&stderr));
         row.details = match check.judge {
             Judge::Doctor => judge::features(&stdout),
@@ -112,7 +119,7 @@ impl Bench {
             Judge::Lab => judge::lab(&stdout, &stderr, status),
             Judge::Recording => {
                 ensure!(status == 0, "{}", ended());
-                Judgement::pass(recording::judge(&stdout, self.tracer()?, place.folder())?)
+                Judgement::pass(recording::judge(&stdout, &self.tracer, place.folder())?)
             }
         })
     }
@@ -121,17 +128,18 @@ impl Bench {
     /// console in the row.
     fn guest(
         &self,
-        machine: &Machine,
+        ready: &Ready,
+        pinned: &Pinned,
         check: &Check,
         place: &Place,
         row: &mut Row,
     ) -> Result<Written> {
         let guest = Guest {
-            programs: self.programs.clone(),
+            programs: ready.programs.clone(),
             command: ["sh", "-c", &check.script].map(str::to_owned).to_vec(),
             memory_mb: self.memory_mb,
             fast_clock: true,
-            timeout: check.limit,
+            timeout: check.limit * pinned.patience(),
             verbose: false,
         };
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -145,7 +153,7 @@ impl Bench {
             boots,
             console,
             emulator,
-        } = machine.follow(&guest, place, &mut output)?;
+        } = ready.machine.follow(&guest, place, &mut output)?;
         row.boots = boots;
         let stdout = String::from_utf8_lossy(&stdout).into_owned();
         let status = end.map_err(|lost: Lost| {
@@ -161,12 +169,6 @@ impl Bench {
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
             status,
         })
-    }
-
-    /// The tracer, which is static: what runs in guests runs here as well.
-    fn tracer(&self) -> Result<&Path> {
-        let (_, path) = self.programs.first().context("no tracer was built")?;
-        Ok(path)
     }
 }
 

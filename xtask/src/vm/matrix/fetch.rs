@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::{
+    arch::Arch,
     debian::Apt,
-    provision,
     say::say,
     vm::{
         kernel::{self, Kernel},
@@ -21,11 +21,11 @@ pub(super) struct Found {
     pub(super) version: String,
 }
 
-/// The suites that were asked for something, each of which is read once. The reason of one that cannot be
+/// The suites that were asked for something, each of which is read once for an architecture. The reason of one that cannot be
 /// read is kept as text: it is told for every kernel of the suite.
 #[derive(Default)]
 pub(super) struct Archive {
-    suites: BTreeMap<String, Result<Apt, String>>,
+    suites: BTreeMap<(String, Arch), Result<Apt, String>>,
 }
 
 impl Archive {
@@ -38,7 +38,7 @@ impl Archive {
                 version: pinned.version.clone(),
             });
         }
-        let apt = self.suite(&pinned.suite)?;
+        let apt = self.suite(&pinned.suite, pinned.arch)?;
         let (version, packages) = if is_offered(pinned, apt)? {
             (pinned.version.clone(), wanted)
         } else {
@@ -50,14 +50,10 @@ impl Archive {
         })
     }
 
-    fn suite(&mut self, suite: &str) -> Result<&Apt> {
-        let entry = self.suites.entry(suite.to_owned()).or_insert_with(|| {
-            let read = || {
-                let _lock = provision::lock(&format!("apt/{suite}"))?;
-                Apt::of_suite(suite)
-            };
-            read().map_err(|error| format!("{error:#}"))
-        });
+    fn suite(&mut self, suite: &str, arch: Arch) -> Result<&Apt> {
+        let read = || Apt::of_suite(suite, arch).map_err(|error| format!("{error:#}"));
+        let key = (suite.to_owned(), arch);
+        let entry = self.suites.entry(key).or_insert_with(read);
         entry.as_ref().map_err(|reason| anyhow!("{reason}"))
     }
 }

@@ -2,28 +2,39 @@
 
 mod bench;
 mod checks;
+mod equipment;
 mod fetch;
 mod judge;
 mod recording;
 mod table;
 
-use std::{fs, path::PathBuf, process::ExitCode, sync::Mutex, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
 use self::{
-    bench::{Bench, Entrant},
+    bench::{Bench, Entrant, Ready},
     checks::{Check, Judge},
+    equipment::Equipment,
     fetch::{Archive, Found},
     table::Row,
 };
 use super::{
-    Machine, kernel,
-    kernels::{self, Arch, Pinned},
-    qemu,
+    Machine, Programs,
+    kernels::{self, Pinned},
 };
 use crate::{
+    arch::Arch,
     say,
+    statics::Linkage,
     test::{libtest::Tally, suites::Speed},
 };
 
@@ -81,7 +92,7 @@ pub(super) fn main(args: &Options, memory_mb: u32) -> ExitCode {
 
 /// Why no guest can be run on this machine; `None` when one can.
 pub(crate) fn obstacle() -> Option<String> {
-    let found = qemu::find_or_provision().and_then(|_| kernel::busybox());
+    let found = Equipment::machine(Arch::Amd64);
     found.err().map(|error| format!("{error:#}"))
 }
 
@@ -135,13 +146,15 @@ fn rows(args: &Options, memory_mb: u32) -> Result<Vec<Row>> {
         }
         fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
     }
+    // This machine replays what guests record, whatever they are.
+    let own = super::programs(&Linkage::for_guests(Arch::Amd64)?, Speed::Optimised)?;
+    let entrants = entrants(kernels, &own)?;
     let bench = Bench {
-        programs: super::programs(Speed::Optimised)?,
+        tracer: own.into_iter().next().context("no tracer was built")?.1,
         checks,
         memory_mb,
         rows: Mutex::new(Vec::new()),
     };
-    let entrants = entrants(kernels)?;
     let next = Mutex::new(entrants.iter());
     thread::scope(|scope| {
         for _ in 0..args.jobs {
@@ -201,8 +214,13 @@ fn wanted(all: Vec<Check>, names: &[String]) -> Result<Vec<Check>> {
 }
 
 /// A machine for each kernel. One that cannot be had is the reason to skip it, not to give up.
-fn entrants(kernels: Vec<Pinned>) -> Result<Vec<Entrant>> {
-    let (qemu, busybox) = (qemu::find_or_provision()?, kernel::busybox()?);
+fn entrants(kernels: Vec<Pinned>, own: &Programs) -> Result<Vec<Entrant>> {
+    let mut equipment = BTreeMap::new();
+    for arch in kernels.iter().map(|kernel| kernel.arch) {
+        if let Entry::Vacant(place) = equipment.entry(arch) {
+            place.insert(Equipment::of(arch, own)?);
+        }
+    }
     let mut archive = Archive::default();
     let suites: Vec<(String, Arch)> = kernels::all()?
         .into_iter()
@@ -213,22 +231,26 @@ fn entrants(kernels: Vec<Pinned>) -> Result<Vec<Entrant>> {
         let of_suite =
             |(suite, arch): &&(String, Arch)| *suite == pinned.suite && *arch == pinned.arch;
         let alone = suites.iter().filter(of_suite).count() == 1;
-        let found = match pinned.arch {
-            Arch::Amd64 => archive
-                .find(&pinned, alone)
-                .map_err(|error| format!("{error:#}")),
-            Arch::Arm64 => Err("arm64 is not built yet".to_owned()),
-        };
-        let machine = found.map(|Found { kernel, version }| {
+        let mut find = |equipment: &Equipment| {
+            let found = archive.find(&pinned, alone);
+            let Found { kernel, version } = found.map_err(|error| format!("{error:#}"))?;
             let machine = Machine {
                 name: format!("matrix-{}", pinned.label().replace(' ', "-")),
-                qemu: qemu.clone(),
+                qemu: equipment.qemu.clone(),
                 kernel,
-                busybox: busybox.clone(),
+                busybox: equipment.busybox.clone(),
             };
-            (machine, version)
-        });
-        entrants.push(Entrant { pinned, machine });
+            Ok(Ready {
+                machine,
+                version,
+                programs: equipment.programs.clone(),
+            })
+        };
+        let ready = match &equipment[&pinned.arch] {
+            Ok(equipment) => find(equipment),
+            Err(reason) => Err(reason.clone()),
+        };
+        entrants.push(Entrant { pinned, ready });
     }
     Ok(entrants)
 }
