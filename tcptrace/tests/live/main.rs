@@ -25,6 +25,7 @@ mod failures;
 mod filters;
 mod fixtures;
 mod hidden;
+mod hindrances;
 mod in_state;
 mod kernel_pages;
 mod kernel_table;
@@ -41,6 +42,7 @@ mod ports;
 mod programs;
 mod puppet;
 mod replay;
+mod rights;
 mod scenes;
 mod sock_diag;
 mod sockets;
@@ -175,6 +177,7 @@ fn main() -> ExitCode {
         explain::scenarios(),
         lab_scripts::scenarios(),
         start::scenarios(),
+        hindrances::scenarios(),
         comparison::scenarios(),
         thousand::scenarios(),
         filters::scenarios(),

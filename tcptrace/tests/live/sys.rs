@@ -1,8 +1,10 @@
 //! The few system calls that std does not wrap, each as a safe function that returns a `Result`.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -119,7 +121,7 @@ pub(crate) fn own_descriptors() -> Result<()> {
 
 /// Mounts `source` on `target`; `kind` is the file system's name, empty where the flags need none.
 pub(crate) fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> Result<()> {
-    let text = |value: &str| std::ffi::CString::new(value).context("a mount argument with a NUL");
+    let text = |value: &str| CString::new(value).context("a mount argument with a NUL");
     let (source_c, target_c, kind_c) = (text(source)?, text(target)?, text(kind)?);
     // SAFETY: three NUL-terminated strings that outlive the call; no file system here takes data.
     let returned = unsafe {
@@ -188,6 +190,30 @@ pub(crate) fn without_net_bind_service<T>(body: impl FnOnce() -> T) -> io::Resul
     let done = body();
     call(libc::SYS_capset, &mut data)?;
     Ok(done)
+}
+
+/// Gives whoever runs this file these capabilities, as `setcap …+ep` does.
+pub(crate) fn set_file_capabilities(path: &Path, capabilities: u64) -> Result<()> {
+    /// include/uapi/linux/capability.h (v6.18): `VFS_CAP_REVISION_2`, `VFS_CAP_FLAGS_EFFECTIVE`.
+    const REVISION: u32 = 0x0200_0001;
+    // struct vfs_cap_data: permitted and inheritable, the low halves first; little-endian everywhere.
+    let low = u32::try_from(capabilities & 0xffff_ffff)?;
+    let high = u32::try_from(capabilities >> 32)?;
+    let data = [REVISION, low, 0, high, 0].map(u32::to_le_bytes).concat();
+    let file = CString::new(path.as_os_str().as_bytes())?;
+    let name = c"security.capability";
+    // SAFETY: two strings that end with NUL, and as many bytes as are said; all outlive the call.
+    let set = unsafe {
+        libc::setxattr(
+            file.as_ptr(),
+            name.as_ptr(),
+            data.as_ptr().cast(),
+            data.len(),
+            0,
+        )
+    };
+    check(set).with_context(|| format!("cannot give {} capabilities", path.display()))?;
+    Ok(())
 }
 
 /// A socket of `domain` and `kind`, closed on exec.
