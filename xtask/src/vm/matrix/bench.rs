@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{
     checks::{Check, Judge},
+    hindrances,
     judge::{self, Doctor, Judgement},
     recording,
     table::Row,
@@ -116,6 +117,7 @@ impl Bench {
                 doctor.insert(found).judge(pinned)
             }
             Judge::Tests => judge::tests(&stdout, &stderr, status),
+            Judge::Hindrance(hindrance) => hindrances::judge(hindrance, pinned, &stdout),
             Judge::Lab => judge::lab(&stdout, &stderr, status),
             Judge::Recording => {
                 ensure!(status == 0, "{}", ended());

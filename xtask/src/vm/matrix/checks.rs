@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::hindrances::{self, Hindrance};
 use crate::vm::kernels::Backend;
 
 /// The live tests of an ordinary matrix: each feature once, by one of the tests that need most of the kernel.
@@ -61,6 +62,8 @@ pub(super) enum Judge {
     Tests,
     /// The JSON of `tcptrace lab run`.
     Lab,
+    /// What was tried where something is taken away.
+    Hindrance(Hindrance),
     /// A recording and what the guest's own replay showed of it.
     Recording,
 }
@@ -76,6 +79,9 @@ pub(super) fn all(full: bool) -> Vec<Check> {
     if full {
         checks.push(live(full, Some(Backend::Timer)));
     }
+    // Those of a process: capabilities, privileges, BTF, tracefs.
+    checks.push(tests("hindrances", None, "live 'hindrances:'", 900));
+    checks.extend(hindrances::checks());
     checks.extend(each.map(lab));
     checks.extend(each.map(recording));
     checks

@@ -88,7 +88,7 @@ impl Doctor {
 
     /// Whether it is what a stock kernel like this one must allow.
     pub(super) fn judge(&self, pinned: &Pinned) -> Judgement {
-        let found = format!("TIME_WAIT by {}, calls by {}", self.time_wait, self.calls);
+        let found = self.found();
         let degraded: Vec<String> = self
             .degraded
             .iter()
@@ -118,6 +118,20 @@ impl Doctor {
                 Some(format!("doctor: {reason}"))
             }
         }
+    }
+
+    /// Whether it traces, and by this backend alone.
+    pub(super) fn has(&self, backend: Backend) -> bool {
+        let calls = match backend {
+            Backend::Fentry => "fentry",
+            Backend::Timer => "syscalls",
+        };
+        self.can_trace && self.time_wait == backend.word() && self.calls == calls
+    }
+
+    /// The backends that it found.
+    pub(super) fn found(&self) -> String {
+        format!("TIME_WAIT by {}, calls by {}", self.time_wait, self.calls)
     }
 
     /// Both needs decide: a row is about both.

@@ -4,6 +4,7 @@ mod bench;
 mod checks;
 mod equipment;
 mod fetch;
+mod hindrances;
 mod judge;
 mod recording;
 mod table;
