@@ -39,10 +39,14 @@ const BRIEF: [&str; 26] = [
     "wire: a whole connection, IPv4 and IPv6",
 ];
 
+/// How the names of the live tests begin that trace by both backends at once.
+const AGREEMENT: &str = "agreement: ";
+
 /// One check, of any kernel.
 pub(super) struct Check {
     pub(super) name: &'static str,
-    /// What the tracer is made to use; `None`: what it chooses, or no tracer is there.
+    /// What the tracer is made to use, and what it cannot be run without; `None`: what it chooses, or no
+    /// tracer is there.
     pub(super) backend: Option<Backend>,
     /// What the guest's shell runs.
     pub(super) script: String,
@@ -82,6 +86,7 @@ pub(super) fn all(full: bool) -> Vec<Check> {
     // Those of a process: capabilities, privileges, BTF, tracefs.
     checks.push(tests("hindrances", None, "live 'hindrances:'", 900));
     checks.extend(hindrances::checks());
+    checks.push(agreement());
     checks.extend(each.map(lab));
     checks.extend(each.map(recording));
     checks
@@ -126,12 +131,23 @@ fn live(full: bool, backend: Option<Backend>) -> Check {
     let backend_of = backend.map_or_else(String::new, |backend| {
         format!("TCPTRACE_LIVE_BACKEND={} ", backend.word())
     });
-    let (only, seconds) = if full {
-        (String::new(), 7200)
+    let (script, seconds) = if full {
+        (format!("{backend_of}live --skip '{AGREEMENT}'"), 7200)
     } else {
-        (format!("TCPTRACE_LIVE_ONLY='{}' ", BRIEF.join("|")), 1800)
+        let only = BRIEF.join("|");
+        (
+            format!("TCPTRACE_LIVE_ONLY='{only}' {backend_of}live"),
+            1800,
+        )
     };
-    tests("live", backend, &format!("{only}{backend_of}live"), seconds)
+    tests("live", backend, &script, seconds)
+}
+
+/// Both backends at once, told the same: not among the live tests, since a kernel without fentry has nothing
+/// to compare, which is no failure there.
+fn agreement() -> Check {
+    let script = format!("live '{AGREEMENT}'");
+    tests("agreement", Some(Backend::Fentry), &script, 900)
 }
 
 fn tests(name: &'static str, backend: Option<Backend>, script: &str, seconds: u64) -> Check {
@@ -197,7 +213,24 @@ mod tests {
             brief.contains("TCPTRACE_LIVE_ONLY='time_wait: what ends it|"),
             "{brief}"
         );
-        assert_eq!(scripts(true), ["live", "TCPTRACE_LIVE_BACKEND=timer live"]);
+        assert_eq!(
+            scripts(true),
+            [
+                "live --skip 'agreement: '",
+                "TCPTRACE_LIVE_BACKEND=timer live --skip 'agreement: '"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_compares_the_backends_runs_where_the_doctor_has_found_both() {
+        for full in [false, true] {
+            let checks = all(full);
+            let agreement = checks.iter().find(|check| check.name == "agreement");
+            let agreement = agreement.expect("it is among the checks");
+            assert_eq!(agreement.backend, Some(Backend::Fentry));
+            assert_eq!(agreement.script, "live 'agreement: '");
+        }
     }
 
     #[test]
