@@ -109,7 +109,7 @@ impl Bench {
         row.details = match check.judge {
             Judge::Doctor => judge::features(&stdout),
             Judge::Tests => judge::each_test(&stdout),
-            Judge::Lab | Judge::Recording => Vec::new(),
+            Judge::Lab | Judge::Hindrance(_) | Judge::Recording => Vec::new(),
         };
         Ok(match check.judge {
             Judge::Doctor => {
