@@ -86,6 +86,15 @@ pub(crate) fn stay_on_this_cpu() -> Result<()> {
     Ok(())
 }
 
+/// Lets this thread, and all that it starts, give the CPU away only when they wait (SCHED_FIFO).
+pub(crate) fn keep_the_cpu() -> Result<()> {
+    let parameter = libc::sched_param { sched_priority: 1 };
+    // SAFETY: sched_setscheduler(2) reads `parameter`.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) })
+        .context("cannot set SCHED_FIFO")?;
+    Ok(())
+}
+
 /// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid takes nothing, touches nothing and cannot fail.
