@@ -251,6 +251,13 @@ fn functions(types: &KernelTypes) -> Result<Vec<Hook>, String> {
     Ok(found)
 }
 
+/// Why calls cannot be watched by the functions of a kernel with these types, as far as types tell; `None`
+/// when they can.
+#[must_use]
+pub fn obstacle(types: &KernelTypes) -> Option<String> {
+    functions(types).err()
+}
+
 /// What shows the socket in the way, the best first. Compilers may leave nothing of either that could be
 /// attached to.
 fn in_the_way(types: &KernelTypes) -> Vec<Hook> {

@@ -200,6 +200,13 @@ pub(crate) fn functions(types: &KernelTypes) -> Result<Vec<Hook>, String> {
     Ok(hooks)
 }
 
+/// Why minisockets cannot be watched by the functions of a kernel with these types, as far as types tell; `None`
+/// when they can.
+#[must_use]
+pub fn obstacle(types: &KernelTypes) -> Option<String> {
+    functions(types).err()
+}
+
 /// accept(), where the kernel has it as this version knows it.
 pub(crate) fn accept(types: &KernelTypes) -> Option<Hook> {
     let program = match types.arguments("inet_csk_accept")? {

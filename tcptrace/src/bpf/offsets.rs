@@ -2,13 +2,15 @@
 
 mod bucket;
 mod calls;
+mod file;
+mod layout;
 
 use std::{
     collections::HashMap,
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
     os::fd::{AsRawFd, FromRawFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
@@ -36,6 +38,8 @@ pub struct KernelTypes {
     btf: Btf,
     /// The ids of structures that were looked up, by name: each time the file is searched, for about 1 ms.
     structures: Mutex<HashMap<String, u32>>,
+    /// The user's file that they come from; `None` for the kernel's own.
+    file: Option<PathBuf>,
 }
 
 impl KernelTypes {
@@ -45,6 +49,21 @@ impl KernelTypes {
     /// When the kernel has none, or it cannot be parsed.
     pub fn running() -> Result<Self> {
         Self::open(Path::new(VMLINUX))
+    }
+
+    /// That in a user's file of raw BTF (`--btf`), or that of the running kernel.
+    ///
+    /// # Errors
+    /// One sentence: what the file is instead; or as [`Self::running`].
+    pub fn of(file: Option<&Path>) -> Result<Self> {
+        let Some(path) = file else {
+            return Self::running();
+        };
+        file::check(path)?;
+        Ok(Self {
+            file: Some(path.to_owned()),
+            ..Self::open(path)?
+        })
     }
 
     /// That in a file of raw BTF.
@@ -60,6 +79,18 @@ impl KernelTypes {
             .map_err(|error| anyhow!("cannot read BTF from {}: {error}", path.display()))
     }
 
+    /// What to do where these types turn out not to be those of the running kernel.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match &self.file {
+            None => "please report it with the output of: uname -r".to_owned(),
+            Some(file) => format!(
+                "is {} the BTF of the kernel that runs (see: uname -r)?",
+                file.display()
+            ),
+        }
+    }
+
     /// The offsets of every field that the programs read.
     ///
     /// # Errors
@@ -71,12 +102,12 @@ impl KernelTypes {
         let sock = |path: &str| self.byte("sock", &format!("__sk_common.{path}"));
         let (skc_reuse, skc_reuse_mask) = self.bits("sock", "__sk_common.skc_reuse")?;
         let (skc_reuseport, skc_reuseport_mask) = self.bits("sock", "__sk_common.skc_reuseport")?;
-        let sk_uid = self.byte("sock", "sk_uid")?;
+        let sk_uid = self.sized("sock", "sk_uid", 4)?;
         let sk_cgrp_data = self.byte("sock", "sk_cgrp_data")?;
-        let sk_err = self.byte("sock", "sk_err")?;
+        let sk_err = self.sized("sock", "sk_err", 4)?;
         let sk_shutdown = self.byte_or_bits("sock", "sk_shutdown")?;
         let sk_socket = self.byte("sock", "sk_socket")?;
-        let sk_lingertime = self.byte("sock", "sk_lingertime")?;
+        let sk_lingertime = self.sized("sock", "sk_lingertime", 8)?;
         // Took the place of f_count in 6.13.
         let file_ref = self.byte("file", "f_ref").ok();
         let offsets = Offsets {
@@ -117,24 +148,24 @@ impl KernelTypes {
             socket_file: self.byte("socket", "file")?,
             file_count: file_ref.map_or_else(|| self.byte("file", "f_count"), Ok)?,
             file_dead_is_negative: u32::from(file_ref.is_some()),
-            icsk_user_timeout: self.byte("inet_connection_sock", "icsk_user_timeout")?,
-            linger2: self.byte("tcp_sock", "linger2")?,
-            task_flags: self.byte("task_struct", "flags")?,
-            task_exit_code: self.byte("task_struct", "exit_code")?,
-            tw_substate: self.byte("inet_timewait_sock", "tw_substate")?,
+            icsk_user_timeout: self.sized("inet_connection_sock", "icsk_user_timeout", 4)?,
+            linger2: self.sized("tcp_sock", "linger2", 4)?,
+            task_flags: self.sized("task_struct", "flags", 4)?,
+            task_exit_code: self.sized("task_struct", "exit_code", 4)?,
+            tw_substate: self.sized("inet_timewait_sock", "tw_substate", 1)?,
             tw_timer: self.byte("inet_timewait_sock", "tw_timer")?,
             // Since 6.14.
             tw_entry_stamp: self
                 .byte("inet_timewait_sock", "tw_entry_stamp")
                 .unwrap_or(Offsets::ABSENT),
-            tw_ts_recent_stamp: self.byte("tcp_timewait_sock", "tw_ts_recent_stamp")?,
-            timer_expires: self.byte("timer_list", "expires")?,
-            timer_function: self.byte("timer_list", "function")?,
+            tw_ts_recent_stamp: self.sized("tcp_timewait_sock", "tw_ts_recent_stamp", 4)?,
+            timer_expires: self.sized("timer_list", "expires", 8)?,
+            timer_function: self.sized("timer_list", "function", 8)?,
             inet_saddr: self.byte("inet_sock", "inet_saddr")?,
             inet_sport: self.byte("inet_sock", "inet_sport")?,
-            net_inum: self.byte("net", "ns.inum")?,
+            net_inum: self.sized("net", "ns.inum", 4)?,
             cgroup_kn: self.byte("cgroup", "kn")?,
-            kn_id: self.byte("kernfs_node", "id")?,
+            kn_id: self.sized("kernfs_node", "id", 8)?,
             // Renamed in 6.15.
             kn_parent: self
                 .byte("kernfs_node", "__parent")
@@ -171,6 +202,18 @@ impl KernelTypes {
             bail!("struct {structure}: {path} has become a bit field");
         }
         Ok(field.bit / 8)
+    }
+
+    /// The same, of a field of which the programs read so many bytes.
+    fn sized(&self, structure: &str, path: &str, bytes: usize) -> Result<u32> {
+        let offset = self.byte(structure, path)?;
+        let size = self.bytes_of(self.field(structure, path)?.type_id);
+        match size {
+            Some(size) if size < bytes => {
+                bail!("struct {structure}: {path} has {size} bytes, where {bytes} are read")
+            }
+            _ => Ok(offset),
+        }
     }
 
     /// Byte offset of a field that fills one byte, whether declared as a bit field of 8 bits or not.
@@ -282,7 +325,7 @@ impl KernelTypes {
         let mut bits = None;
         for name in path.split('.') {
             let member = self
-                .member(type_id, name)
+                .member(type_id, name)?
                 .with_context(|| format!("this kernel's struct {structure} has no {path}"))?;
             bit += member.bit;
             bits = member.bits;
@@ -296,6 +339,7 @@ impl KernelTypes {
         Self {
             btf,
             structures: Mutex::default(),
+            file: None,
         }
     }
 
@@ -338,31 +382,44 @@ impl KernelTypes {
         bail!("this kernel's BTF has no struct {name}")
     }
 
-    /// The member `name`, within anonymous structs and unions too.
-    fn member(&self, type_id: u32, name: &str) -> Option<Field> {
-        let (Type::Struct(aggregate) | Type::Union(aggregate)) = self.resolve(type_id)? else {
-            return None;
+    /// The member `name`, within anonymous structs and unions too; `None` when there is no such member.
+    ///
+    /// # Errors
+    /// When it cannot lie where BTF says.
+    fn member(&self, type_id: u32, name: &str) -> Result<Option<Field>> {
+        let (aggregate, is_struct) = match self.resolve(type_id) {
+            Some(Type::Struct(aggregate)) => (aggregate, true),
+            Some(Type::Union(aggregate)) => (aggregate, false),
+            _ => return Ok(None),
         };
-        for member in &aggregate.members {
+        for (index, member) in aggregate.members.iter().enumerate() {
+            let Some(member_type) = btf_rs::BtfType::get_type_id(member) else {
+                return Ok(None);
+            };
             let here = Field {
                 bit: member.bit_offset(),
                 bits: member.bitfield_size().filter(|bits| *bits != 0),
-                type_id: btf_rs::BtfType::get_type_id(member)?,
+                type_id: member_type,
             };
             let member_name = self.btf.resolve_name(member).unwrap_or_default();
-            if member_name == name {
-                return Some(here);
-            }
-            if member_name.is_empty()
-                && let Some(inner) = self.member(here.type_id, name)
-            {
-                return Some(Field {
+            let found = if member_name == name {
+                Some(here)
+            } else if member_name.is_empty() {
+                self.member(here.type_id, name)?.map(|inner| Field {
                     bit: here.bit + inner.bit,
                     ..inner
-                });
+                })
+            } else {
+                None
+            };
+            if found.is_some() {
+                if is_struct {
+                    self.check_member(&aggregate, index)?;
+                }
+                return Ok(found);
             }
         }
-        None
+        Ok(None)
     }
 
     /// The type behind typedefs and modifiers.

@@ -1,7 +1,11 @@
 //! Owns the preflight: what this machine must offer before anything is loaded, and for each thing
 //! that is missing one sentence that says what to type.
 
-use std::{fs, mem::MaybeUninit, path::Path};
+use std::{
+    fs,
+    mem::MaybeUninit,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -109,6 +113,8 @@ pub struct Machine {
     initial_user_namespace: bool,
     lockdown: Option<String>,
     has_btf: bool,
+    /// The user's file of types, if they are not to be the kernel's own.
+    types: Option<PathBuf>,
     tracefs: Result<Reach, String>,
     /// Whether the tracing of the kernel's functions is switched off.
     ftrace_off: bool,
@@ -131,9 +137,19 @@ impl Machine {
             initial_user_namespace: in_initial_user_namespace(),
             lockdown: fs::read_to_string("/sys/kernel/security/lockdown").ok(),
             has_btf: Path::new(VMLINUX).exists(),
+            types: None,
             tracefs: Tracefs::open().map(|tracefs| tracefs.reach()),
             ftrace_off: ftrace::is_switched_off(),
             memlock: memlock(),
+        }
+    }
+
+    /// The same machine, with the kernel's types from this file (`--btf`), if one is given.
+    #[must_use]
+    pub fn with_types(self, types: Option<&Path>) -> Self {
+        Self {
+            types: types.map(Path::to_owned),
+            ..self
         }
     }
 
@@ -215,13 +231,16 @@ impl Machine {
 
     fn btf(&self) -> Check {
         const NAME: &str = "BTF";
+        if let Some(types) = &self.types {
+            return Check::ok(NAME, format!("{} (--btf)", types.display()));
+        }
         if self.has_btf {
             return Check::ok(NAME, VMLINUX);
         }
         Check::missing(
             NAME,
             format!("this kernel does not describe its types: there is no {VMLINUX}"),
-            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (see: grep BTF /boot/config-$(uname -r)), and mount sysfs: mount -t sysfs sysfs /sys",
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (see: grep BTF /boot/config-$(uname -r)), and mount sysfs: mount -t sysfs sysfs /sys; or name a file with its raw BTF: --btf FILE",
         )
     }
 

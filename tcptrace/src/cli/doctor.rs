@@ -5,6 +5,7 @@ mod features;
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -57,12 +58,13 @@ struct Attempt {
 
 /// Looks at everything, and then really loads and attaches.
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let mut checks = Machine::probe().checks(BUFFER_BYTES);
+    let machine = Machine::probe().with_types(args.types.btf.as_deref());
+    let mut checks = machine.checks(BUFFER_BYTES);
     let Attempt {
         checks: tried,
         backends,
         abilities,
-    } = attempt(&checks);
+    } = attempt(&checks, args.types.btf.clone());
     checks.extend(tried);
     let can_trace = demand(&checks).is_ok();
     let features = features::all(abilities.as_ref());
@@ -93,7 +95,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 }
 
 /// What counts in the end: the programs are loaded, attached, and report a socket that is known.
-fn attempt(checks: &[Check]) -> Attempt {
+fn attempt(checks: &[Check], btf: Option<PathBuf>) -> Attempt {
     const NAME: &str = "trace";
     let failed = |found: &str, remedy: &str| Attempt {
         checks: vec![Check::missing(NAME, found, remedy)],
@@ -108,6 +110,7 @@ fn attempt(checks: &[Check]) -> Attempt {
         log_level: None,
         backend: Backend::Auto,
         calls: Calls::Auto,
+        btf,
     };
     match Live::open(&request) {
         Ok(live) => {

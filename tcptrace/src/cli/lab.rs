@@ -136,6 +136,7 @@ fn play(args: &RunArgs) -> Result<ExitCode, Failure> {
             log_level: None,
             backend: args.backend.into(),
             calls: args.calls.into(),
+            btf: args.types.btf.clone(),
         },
     )?;
     for sentence in &session.start().degraded {

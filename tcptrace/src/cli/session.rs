@@ -88,6 +88,7 @@ pub(super) fn begin(
         buffer_size,
         backend,
         calls,
+        ref types,
     } = *live;
     let mut live = Live::open(&Request {
         filters,
@@ -95,6 +96,7 @@ pub(super) fn begin(
         log_level: (run.verbose > 1).then_some(Level::Debug),
         backend: backend.into(),
         calls: calls.into(),
+        btf: types.btf.clone(),
     })?;
     let settings = live.settings();
     let start = describe::start(&live, netns)?;

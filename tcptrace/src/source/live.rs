@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
     panic,
+    path::PathBuf,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -62,6 +63,8 @@ pub struct Request {
     pub backend: Backend,
     /// How bind(), listen() and connect() are to be watched.
     pub calls: Calls,
+    /// A file of raw BTF with the kernel's types; `None` for the kernel's own.
+    pub btf: Option<PathBuf>,
 }
 
 /// The running kernel as a source of inputs.
@@ -121,9 +124,10 @@ impl Live {
             Btf::from_sys_fs().map_err(|error| format!("cannot read the kernel's BTF: {error}"))
         });
         let loader = EbpfLoader::new();
-        preflight::demand(&Machine::probe().checks(request.buffer_bytes))?;
-        let types =
-            KernelTypes::running().map_err(|error| Failure::Unsupported(format!("{error:#}")))?;
+        let machine = Machine::probe().with_types(request.btf.as_deref());
+        preflight::demand(&machine.checks(request.buffer_bytes))?;
+        let types = KernelTypes::of(request.btf.as_deref())
+            .map_err(|error| Failure::Unsupported(format!("{error:#}")))?;
         if !types.has_tracepoint(SET_STATE) {
             return Err(Failure::Unsupported(format!(
                 "this kernel has no tracepoint {SET_STATE}; boot one with TCP built in and CONFIG_TRACEPOINTS=y"
@@ -134,11 +138,9 @@ impl Live {
         let call_offsets = call_offsets(&types, request.calls);
         let mut config = Config {
             calls: *call_offsets.as_ref().unwrap_or(&CallOffsets::UNSET),
-            offsets: types.offsets().map_err(|error| {
-                Failure::Unsupported(format!(
-                    "{error:#}; please report it with the output of: uname -r"
-                ))
-            })?,
+            offsets: types
+                .offsets()
+                .map_err(|error| Failure::Unsupported(format!("{error:#}; {}", types.remedy())))?,
             self_check_ipv4: check.cookies()[0],
             self_check_ipv6: check.cookies()[1],
             wakeup_bytes: request.buffer_bytes / WAKEUPS_PER_BUFFER,

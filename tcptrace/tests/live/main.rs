@@ -56,6 +56,7 @@ mod time_waits;
 mod told;
 mod tracefs;
 mod tracer;
+mod types;
 mod uncertain;
 mod wanted_namespaces;
 mod watch;
@@ -83,6 +84,8 @@ pub(crate) enum Needs {
     KernelTrace,
     /// The tracer, too.
     Tracer,
+    /// The kernel's types.
+    Types,
     /// Root, and TUN devices.
     Tun,
     /// The tracer, and a TUN device for a scripted peer.
@@ -134,6 +137,7 @@ struct Obstacles {
     cgroup: Option<String>,
     sock_destroy: Option<String>,
     fentry: Option<String>,
+    types: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -178,6 +182,7 @@ fn main() -> ExitCode {
         lab_scripts::scenarios(),
         start::scenarios(),
         hindrances::scenarios(),
+        types::scenarios(),
         comparison::scenarios(),
         thousand::scenarios(),
         filters::scenarios(),
@@ -224,7 +229,13 @@ fn named(mut scenarios: Vec<Scenario>, names: &str) -> Result<Vec<Scenario>> {
 
 impl Obstacles {
     fn find() -> Self {
-        let mut obstacles = Self::default();
+        let mut obstacles = Self {
+            types: types::obstacle(),
+            ..Self::default()
+        };
+        if let Some(reason) = &obstacles.types {
+            eprintln!("live tests of the kernel's types skipped: {reason}");
+        }
         if !sys::is_root() {
             let reason = "they need root, for network namespaces and tracefs".to_owned();
             eprintln!("live tests skipped: {reason}");
@@ -236,6 +247,7 @@ impl Obstacles {
                 cgroup: Some(reason.clone()),
                 sock_destroy: Some(reason.clone()),
                 fentry: Some(reason),
+                ..obstacles
             };
         }
         match tracefs::prepare() {
@@ -295,6 +307,7 @@ impl Obstacles {
             Needs::Root => self.root.as_ref(),
             Needs::KernelTrace => self.kernel_trace.as_ref(),
             Needs::Tracer => self.kernel_trace.as_ref().or(self.tracer.as_ref()),
+            Needs::Types => self.types.as_ref(),
             Needs::Tun => self.root.as_ref().or(self.tun.as_ref()),
             Needs::Peer => self
                 .kernel_trace

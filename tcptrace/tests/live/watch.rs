@@ -46,6 +46,7 @@ impl Watch {
             log_level: None,
             backend,
             calls,
+            btf: None,
         })?;
         Ok(Self { live })
     }

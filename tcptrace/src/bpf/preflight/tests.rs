@@ -11,6 +11,7 @@ fn good() -> Machine {
         initial_user_namespace: true,
         lockdown: Some("[none] integrity confidentiality\n".to_owned()),
         has_btf: true,
+        types: None,
         tracefs: Ok(Reach::Mounted("/sys/kernel/tracing")),
         ftrace_off: false,
         memlock: None,
@@ -152,4 +153,19 @@ fn each_capability_that_is_missing_beside_the_events_is_named() {
     ] {
         assert!(more.found.contains(name), "{more:?}");
     }
+}
+
+#[test]
+fn types_from_a_file_stand_in_for_those_of_the_kernel() {
+    let mut machine = good();
+    machine.has_btf = false;
+    assert!(sentence(&machine).contains("--btf FILE"));
+    let machine = machine.with_types(Some(Path::new("/boot/kernel.btf")));
+    let checks = machine.checks(BUFFER);
+    assert!(demand(&checks).is_ok());
+    assert!(
+        checks
+            .iter()
+            .any(|check| check.name == "BTF" && check.found == "/boot/kernel.btf (--btf)")
+    );
 }

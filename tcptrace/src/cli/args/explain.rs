@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::output::Colour;
+use super::{output::Colour, run::TypesArgs};
 use crate::cli::words::{self, Place};
 
 const EXAMPLES: &str = "\
@@ -36,6 +36,9 @@ pub(in crate::cli) struct ExplainArgs {
     /// In this network namespace: inode number, name (ip netns) or path
     #[arg(short = 'N', long, value_name = "NETNS")]
     pub(in crate::cli) netns: Option<String>,
+
+    #[command(flatten)]
+    pub(in crate::cli) types: TypesArgs,
 
     /// Show all that is known of each socket
     #[arg(short, long, help_heading = "Output")]

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     output::Colour,
-    run::{BackendChoice, CallsChoice},
+    run::{BackendChoice, CallsChoice, TypesArgs},
 };
 
 const EXAMPLES: &str = "\
@@ -92,6 +92,9 @@ pub(in crate::cli) struct RunArgs {
     /// How bind(), listen() and connect() are watched
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = CallsChoice::Auto)]
     pub(in crate::cli) calls: CallsChoice,
+
+    #[command(flatten)]
+    pub(in crate::cli) types: TypesArgs,
 
     /// One JSON object a line (docs/lab.md)
     #[arg(long, help_heading = "Output")]

@@ -16,7 +16,7 @@ use self::{
     filters::FilterArgs,
     lab::LabArgs,
     output::OutputArgs,
-    run::{LiveArgs, RunArgs},
+    run::{LiveArgs, RunArgs, TypesArgs},
 };
 
 const EXAMPLES: &str = "\
@@ -154,6 +154,9 @@ pub(super) struct DoctorArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) types: TypesArgs,
 }
 
 #[cfg(test)]

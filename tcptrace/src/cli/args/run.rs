@@ -1,6 +1,6 @@
 //! Owns the flags that say how it runs, and until when.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum};
 
@@ -47,6 +47,18 @@ pub(in crate::cli) struct LiveArgs {
     /// How to see bind(), listen() and connect() (what each costs: docs/performance.md)
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = CallsChoice::Auto)]
     pub(in crate::cli) calls: CallsChoice,
+
+    #[command(flatten)]
+    pub(in crate::cli) types: TypesArgs,
+}
+
+/// Where the kernel's types are read from.
+#[derive(Clone, Debug, Args)]
+pub(in crate::cli) struct TypesArgs {
+    /// Read the kernel's types from this file of raw BTF, where it was built without
+    /// [default: /sys/kernel/btf/vmlinux]
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) btf: Option<PathBuf>,
 }
 
 /// What to see TIME_WAIT by.

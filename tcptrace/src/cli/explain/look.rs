@@ -1,7 +1,7 @@
 //! Owns the look at the machine: who holds the port, the settings of the namespace, whether the address is
 //! one of the host's. Nothing is changed by it: no socket of this process ever gets the port.
 
-use std::{io, net::SocketAddr, os::fd::AsRawFd};
+use std::{io, net::SocketAddr, os::fd::AsRawFd, path::Path};
 
 use anyhow::{Context, anyhow};
 use socket2::{Domain, Socket, Type};
@@ -123,7 +123,11 @@ fn look_here(args: &ExplainArgs) -> Result<(Vec<Question>, Seen), Failure> {
     };
     if port == 0 {
         count_ports(&mut seen);
-    } else if let Err(why) = list_by_kernel(&mut seen, port, who.device) {
+    } else if let Err(why) = list_by_kernel(&mut seen, port, who.device, args.types.btf.as_deref())
+    {
+        if args.types.btf.is_some() {
+            return Err(Failure::Unsupported(why));
+        }
         list_without_options(&mut seen, port, &why)?;
     }
     Ok((questions, seen))
@@ -229,8 +233,14 @@ fn lacks_privileges() -> bool {
 ///
 /// # Errors
 /// Why that cannot be done.
-fn list_by_kernel(seen: &mut Seen, port: u16, device: u32) -> Result<(), String> {
-    let checks = preflight::Machine::probe().checks(Lister::BUFFER_BYTES);
+fn list_by_kernel(
+    seen: &mut Seen,
+    port: u16,
+    device: u32,
+    btf: Option<&Path>,
+) -> Result<(), String> {
+    let machine = preflight::Machine::probe().with_types(btf);
+    let checks = machine.checks(Lister::BUFFER_BYTES);
     if let Some(check) = (checks.iter()).find(|check| check.status == preflight::Status::Missing) {
         return Err(if lacks_privileges() {
             check.found.clone()
@@ -239,7 +249,7 @@ fn list_by_kernel(seen: &mut Seen, port: u16, device: u32) -> Result<(), String>
         });
     }
     let list = || {
-        let types = KernelTypes::running()?;
+        let types = KernelTypes::of(btf)?;
         let mut lister = Lister::load(&types)?;
         let decoder = Decoder {
             tick_ns: 1_000_000_000 / u64::from(seen.hz.unwrap_or(1000).max(1)),
