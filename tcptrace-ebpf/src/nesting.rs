@@ -5,6 +5,11 @@
 //! `__bpf_trace_run`, v6.18). So there are two programs on the hook. The first records and leaves a
 //! mark of the event; the second runs right after it, and records what has no mark. On older kernels,
 //! which skip nothing, every event has its mark.
+//!
+//! Where the kernel does not disable preemption around a tracepoint (7.2 counts skips without any
+//! interrupt), another task may take the CPU in the middle of a program, or between the two. Of each program
+//! there is still one run at most on a CPU, since the kernel skips the others; but a mark may have to wait
+//! there while other tasks leave theirs.
 
 use crate::{
     identity::Identity,
@@ -12,9 +17,9 @@ use crate::{
     maps::{CAUGHT, CPU},
 };
 
-/// Marks kept per CPU; a power of two. Two are in use at most, that of a system call and that of an
-/// interrupt. One that the second program could not take away, because it was interrupted itself, is
-/// overwritten after a while.
+/// Marks kept per CPU; a power of two. Two are in use, that of a system call and that of an interrupt, and
+/// one more for each task that lost the CPU between the programs. One that the second program could not
+/// take away, because it was skipped, stays until its slot is needed.
 const MARKS: usize = 16;
 
 /// What the programs know of the CPU they run on.
@@ -53,12 +58,18 @@ pub(crate) fn first(mark: u64, record: impl FnOnce(&mut Scratch, Option<&mut Ide
     let Some(cpu) = CPU.get_ptr_mut(0) else {
         return;
     };
-    // SAFETY: the value belongs to this CPU, on which runs nest but do not overlap. What others look
-    // at is accessed by volatile instructions, so that they stay where they are; an interrupt between
-    // two of them leaves at worst a mark unused. What each level uses is its own.
+    // SAFETY: the value belongs to this CPU, on which runs of this program nest (or are skipped) but do
+    // not overlap. What others look at is accessed by volatile instructions, so that they stay where they
+    // are; an interrupt between two of them leaves at worst a mark unused. What each level uses is its own.
     unsafe {
         let marked = &raw mut (*cpu).marked;
-        let slot = marked.read_volatile();
+        let mut slot = marked.read_volatile();
+        for _ in 0..MARKS {
+            if place(cpu, slot).read_volatile() == 0 {
+                break;
+            }
+            slot += 1;
+        }
         marked.write_volatile(slot + 1);
         place(cpu, slot).write_volatile(mark);
 
