@@ -114,15 +114,7 @@ impl Live {
             Backend::Auto | Backend::Fentry => true,
             Backend::Timer => request.calls.may_be_fentry(),
         };
-        let btf = thread::spawn(move || {
-            if !may_be_fentry {
-                return Err("fentry was not asked for".to_owned());
-            }
-            if let Some(why) = ftrace::obstacle() {
-                return Err(why);
-            }
-            Btf::from_sys_fs().map_err(|error| format!("cannot read the kernel's BTF: {error}"))
-        });
+        let btf = thread::spawn(move || types_of_functions(may_be_fentry));
         let loader = EbpfLoader::new();
         let machine = Machine::probe().with_types(request.btf.as_deref());
         preflight::demand(&machine.checks(request.buffer_bytes))?;
@@ -478,6 +470,19 @@ impl Live {
             }
         }
         Ok(())
+    }
+}
+
+/// The kernel's types, for programs on its functions; or why there are to be none of these.
+fn types_of_functions(wanted: bool) -> Result<Btf, String> {
+    if !wanted {
+        return Err("fentry was not asked for".to_owned());
+    }
+    match ftrace::obstacle() {
+        Some(why) => Err(why),
+        None => {
+            Btf::from_sys_fs().map_err(|error| format!("cannot read the kernel's BTF: {error}"))
+        }
     }
 }
 
