@@ -276,6 +276,20 @@ pub struct TimerCode {
     pub purge: [u64; 2],
 }
 
+/// The connections by which the tracer checks itself: those from or to this port in this network namespace.
+/// Their records pass every filter and are marked. Not part of [`Config`]: user space knows it only when the
+/// programs run already, and takes it back after the check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CheckedConnections {
+    /// Inode number of the namespace.
+    pub netns: u32,
+    /// Host byte order; 0 for none.
+    pub port: u16,
+    /// Always 0.
+    pub padding: u16,
+}
+
 /// Where a listener listens: the key of the table by which children are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -319,6 +333,7 @@ const _: () = {
     assert!(offset_of!(Config, padding) == 348);
     assert!(size_of::<Config>() == 352);
     assert!(size_of::<TimerCode>() == 40);
+    assert!(size_of::<CheckedConnections>() == 8);
     assert!(CommonWindow::BYTES.is_multiple_of(8));
     assert!(LocalWindow::BYTES.is_multiple_of(8));
     assert!(OwnerWindow::BYTES.is_multiple_of(8));

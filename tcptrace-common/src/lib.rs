@@ -17,8 +17,8 @@ mod state;
 pub use bucket::{BucketOffsets, HolderLimit};
 pub use calls::{Bits, CALLS_UNDER_WAY, CallOffsets, SOCKADDR_BYTES, syscall_layout};
 pub use config::{
-    CommonWindow, Config, ListenerKey, LocalWindow, Offsets, OwnerWindow, PORT_BITMAP_BYTES,
-    PortSet, TimerCode, WANTED_NAMESPACES, filter,
+    CheckedConnections, CommonWindow, Config, ListenerKey, LocalWindow, Offsets, OwnerWindow,
+    PORT_BITMAP_BYTES, PortSet, TimerCode, WANTED_NAMESPACES, filter,
 };
 pub use record::{
     AcceptRecord, DescheduledRecord, KIND_COUNT, RecordHeader, RecordKind, ResetRecord,

@@ -18,6 +18,7 @@
 
 mod bucket;
 mod call;
+mod checked;
 mod emit;
 mod evidence;
 mod filter;

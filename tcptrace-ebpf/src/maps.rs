@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use tcptrace_common::{
-    CALLS_UNDER_WAY, Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES, TimerCode,
-    TransitionRecord, WANTED_NAMESPACES,
+    CALLS_UNDER_WAY, CheckedConnections, Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES,
+    TimerCode, TransitionRecord, WANTED_NAMESPACES,
 };
 
 use crate::{call::UnderWay, nesting::CpuState, probes::time_wait::Segment};
@@ -27,6 +27,10 @@ pub(crate) static LOST_SO_FAR: AtomicU64 = AtomicU64::new(0);
 /// tracer's own sockets while it checks itself. They are there as long as the kernel runs.
 #[unsafe(no_mangle)]
 pub(crate) static TCP_PROT: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// The connections by which the tracer checks itself, while it does.
+#[map]
+pub(crate) static CHECKED: Array<CheckedConnections> = Array::with_max_entries(1, 0);
 
 /// What the programs know of the CPU they run on.
 #[map]

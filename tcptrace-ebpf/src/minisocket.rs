@@ -13,7 +13,7 @@ use tcptrace_common::{
 };
 
 use crate::{
-    emit,
+    checked, emit,
     filter::{self as filters, Ports},
     kernel::{self, LocalSide, SockCommon, config},
 };
@@ -29,7 +29,7 @@ pub(crate) fn record(tw: u64, sk: u64, event: u8) {
     if !common.fill(tw, 0) {
         return emit::count_lost(RecordKind::TimeWait);
     }
-    let Some(netns) = wanted_netns(&common) else {
+    let Some(wanted) = wanted(&common) else {
         return;
     };
     let Some(mut entry) = emit::reserve::<TimeWaitRecord>(RecordKind::TimeWait) else {
@@ -42,7 +42,7 @@ pub(crate) fn record(tw: u64, sk: u64, event: u8) {
         sk,
         event,
         &common,
-        netns,
+        wanted,
     );
     emit::submit(entry);
 }
@@ -54,7 +54,7 @@ pub(crate) fn record_descheduled(tw: u64, verdict: u32, stack: &Stack, frames: u
     if !common.fill(tw, 0) {
         return emit::count_lost(RecordKind::Descheduled);
     }
-    let Some(netns) = wanted_netns(&common) else {
+    let Some(wanted) = wanted(&common) else {
         return;
     };
     let Some(mut entry) = emit::reserve::<DescheduledRecord>(RecordKind::Descheduled) else {
@@ -70,7 +70,7 @@ pub(crate) fn record_descheduled(tw: u64, verdict: u32, stack: &Stack, frames: u
             0,
             time_wait::DESCHEDULED,
             &common,
-            netns,
+            wanted,
         );
         (*record).verdict = verdict;
         (*record).frames = frames;
@@ -94,18 +94,32 @@ pub(crate) fn stack<C: EbpfContext>(ctx: &C, stack: &mut Stack) -> u32 {
     u32::try_from(bytes).unwrap_or(0) / 8
 }
 
+/// What is known of a minisocket that is wanted.
+#[derive(Clone, Copy)]
+struct Wanted {
+    netns: u32,
+    /// [`flag::SELF_CHECK`], or none.
+    flags: u32,
+}
+
 /// The namespace of the minisocket, if the filters that it can be judged by want it. Whom it belonged
 /// to, the model knows.
 #[inline(always)]
-fn wanted_netns(common: &SockCommon) -> Option<u32> {
+fn wanted(common: &SockCommon) -> Option<Wanted> {
     let family: u16 = common.field(config!(offsets.skc_family));
     let lport: u16 = common.field(config!(offsets.skc_num));
+    if checked::is_checked(common, lport) {
+        return Some(Wanted {
+            netns: kernel::netns_inode(common.field(config!(offsets.skc_net))),
+            flags: flag::SELF_CHECK,
+        });
+    }
     let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
     if !filters::family_matches(family) || filters::ports_match(lport, rport) != Ports::Yes {
         return None;
     }
     let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
-    filters::netns_matches(netns).then_some(netns)
+    filters::netns_matches(netns).then_some(Wanted { netns, flags: 0 })
 }
 
 /// Writes every byte of `record`, which must be writable.
@@ -117,10 +131,10 @@ fn fill(
     sk: u64,
     event: u8,
     common: &SockCommon,
-    netns: u32,
+    wanted: Wanted,
 ) {
     let substate: u8 = kernel::read(tw, config!(offsets.tw_substate)).unwrap_or(0);
-    let mut flags = kernel::reuse_flags(common);
+    let mut flags = kernel::reuse_flags(common) | wanted.flags;
     let mut entry_stamp = 0;
     if is_stamped(tw, event, substate) {
         flags |= flag::ENTRY_STAMP;
@@ -143,7 +157,7 @@ fn fill(
         (*record).cookie = cookie;
         *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
         *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
-        (*record).netns = netns;
+        (*record).netns = wanted.netns;
         (*record).expires_in = expires.wrapping_sub(bpf_jiffies64()) as i32;
         (*record).entry_stamp = entry_stamp;
         (*record).flags = flags;

@@ -11,7 +11,7 @@ use tcptrace_common::{
 };
 
 use crate::{
-    emit, evidence,
+    checked, emit, evidence,
     filter::{self, Ports, Subject},
     follow,
     identity::{self, Identity},
@@ -98,6 +98,7 @@ fn record(
     } else {
         LocalSide::of(common)
     };
+    let self_check = self_check || checked::is_checked(common, local.port);
     transition(
         ctx,
         known,

@@ -55,7 +55,7 @@ impl fmt::Display for DecodeError {
             Self::State(state) => {
                 write!(
                     f,
-                    "the kernel reports TCP state {state}, which this version does not know"
+                    "the kernel reports TCP state {state}, which this version does not know (skc_state)"
                 )
             }
             Self::Event(event) => {
@@ -67,14 +67,14 @@ impl fmt::Display for DecodeError {
             Self::Substate(state) => {
                 write!(
                     f,
-                    "a minisocket is in state {state}, neither FIN_WAIT2 nor TIME_WAIT"
+                    "a minisocket is in state {state}, neither FIN_WAIT2 nor TIME_WAIT (tw_substate)"
                 )
             }
             Self::Call(call) => write!(f, "a record tells of call {call}, which does not exist"),
             Self::Family(family) => {
                 write!(
                     f,
-                    "a TCP socket has address family {family}, neither IPv4 nor IPv6"
+                    "a TCP socket has address family {family}, neither IPv4 nor IPv6 (skc_family)"
                 )
             }
         }
@@ -169,11 +169,15 @@ impl Decoder {
             }
             RecordKind::TimeWait => {
                 demand(size_of::<TimeWaitRecord>())?;
-                self.time_wait(&mut bytes, header)?
+                let (input, is_check) = self.time_wait(&mut bytes, header)?;
+                self_check = is_check;
+                input
             }
             RecordKind::Descheduled => {
                 demand(size_of::<DescheduledRecord>())?;
-                self.descheduled(bytes, header)?
+                let (input, is_check) = self.descheduled(bytes, header)?;
+                self_check = is_check;
+                input
             }
             RecordKind::Reset => {
                 demand(size_of::<ResetRecord>())?;

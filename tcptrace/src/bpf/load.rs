@@ -9,7 +9,8 @@ use aya::{
 };
 use aya_log::{EbpfLogger, Level};
 use tcptrace_common::{
-    BucketOffsets, Config, ListenerKey, Offsets, PORT_BITMAP_BYTES, PortSet, TimerCode, filter,
+    BucketOffsets, CheckedConnections, Config, ListenerKey, Offsets, PORT_BITMAP_BYTES, PortSet,
+    TimerCode, filter,
 };
 
 use super::{
@@ -106,6 +107,14 @@ struct ListenerKeyData(ListenerKey);
 
 // SAFETY: `repr(C)`, integers only, no padding: its size is asserted where it is defined.
 unsafe impl Pod for ListenerKeyData {}
+
+/// [`CheckedConnections`] as bytes for its map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct CheckedData(CheckedConnections);
+
+// SAFETY: `repr(C)`, integers only, no padding: its size is asserted where it is defined.
+unsafe impl Pod for CheckedData {}
 
 /// [`TimerCode`] as bytes for its map.
 #[derive(Clone, Copy)]
@@ -205,6 +214,20 @@ impl Attached {
             link.detach(&mut self.ebpf)?;
         }
         Ok(())
+    }
+
+    /// Makes the records of these connections pass every filter, marked as those of the check.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn mark(&mut self, connections: CheckedConnections) -> anyhow::Result<()> {
+        let map = self
+            .ebpf
+            .map_mut("CHECKED")
+            .context("the object has no CHECKED")?;
+        let mut map: Array<_, CheckedData> = Array::try_from(map).context("CHECKED")?;
+        map.set(0, CheckedData(connections), 0)
+            .context("cannot tell the programs by which connections they are checked")
     }
 
     /// Whether the programs are off their hooks.

@@ -100,6 +100,7 @@ impl KernelTypes {
         self.field("tcp_sock", "inet_conn.icsk_inet.sk")?;
         self.field("tcp_timewait_sock", "tw_sk")?;
         let sock = |path: &str| self.byte("sock", &format!("__sk_common.{path}"));
+        let ipv6 = |path: &str| self.optional("sock", &format!("__sk_common.{path}"));
         let (skc_reuse, skc_reuse_mask) = self.bits("sock", "__sk_common.skc_reuse")?;
         let (skc_reuseport, skc_reuseport_mask) = self.bits("sock", "__sk_common.skc_reuseport")?;
         let sk_uid = self.sized("sock", "sk_uid", 4)?;
@@ -109,7 +110,7 @@ impl KernelTypes {
         let sk_socket = self.byte("sock", "sk_socket")?;
         let sk_lingertime = self.sized("sock", "sk_lingertime", 8)?;
         // Took the place of f_count in 6.13.
-        let file_ref = self.byte("file", "f_ref").ok();
+        let file_ref = self.optional("file", "f_ref")?;
         let offsets = Offsets {
             skc_family: sock("skc_family")?,
             skc_dport: sock("skc_dport")?,
@@ -119,8 +120,8 @@ impl KernelTypes {
             skc_prot: sock("skc_prot")?,
             skc_net: sock("skc_net.net")?,
             // A kernel without IPv6 has no such fields and no such sockets.
-            skc_v6_daddr: sock("skc_v6_daddr").unwrap_or(0),
-            skc_v6_rcv_saddr: sock("skc_v6_rcv_saddr").unwrap_or(0),
+            skc_v6_daddr: ipv6("skc_v6_daddr")?.unwrap_or(0),
+            skc_v6_rcv_saddr: ipv6("skc_v6_rcv_saddr")?.unwrap_or(0),
             skc_cookie: sock("skc_cookie")?,
             skc_reuse,
             skc_reuse_mask,
@@ -156,7 +157,7 @@ impl KernelTypes {
             tw_timer: self.byte("inet_timewait_sock", "tw_timer")?,
             // Since 6.14.
             tw_entry_stamp: self
-                .byte("inet_timewait_sock", "tw_entry_stamp")
+                .optional("inet_timewait_sock", "tw_entry_stamp")?
                 .unwrap_or(Offsets::ABSENT),
             tw_ts_recent_stamp: self.sized("tcp_timewait_sock", "tw_ts_recent_stamp", 4)?,
             timer_expires: self.sized("timer_list", "expires", 8)?,
@@ -167,9 +168,10 @@ impl KernelTypes {
             cgroup_kn: self.byte("cgroup", "kn")?,
             kn_id: self.sized("kernfs_node", "id", 8)?,
             // Renamed in 6.15.
-            kn_parent: self
-                .byte("kernfs_node", "__parent")
-                .or_else(|_| self.byte("kernfs_node", "parent"))?,
+            kn_parent: match self.optional("kernfs_node", "__parent")? {
+                Some(offset) => offset,
+                None => self.byte("kernfs_node", "parent")?,
+            },
         };
         check_windows(&offsets)?;
         Ok(offsets)
@@ -318,21 +320,38 @@ impl KernelTypes {
         Ok((field.bit / 8, ((1 << size) - 1) << (field.bit % 8)))
     }
 
+    /// Byte offset of a field that not every kernel has; `None` where there is none.
+    fn optional(&self, structure: &str, path: &str) -> Result<Option<u32>> {
+        if self.structure(structure).is_err() || self.find(structure, path)?.is_none() {
+            return Ok(None);
+        }
+        self.byte(structure, path).map(Some)
+    }
+
     /// Follows `path`, names separated by dots, from `structure`.
     fn field(&self, structure: &str, path: &str) -> Result<Field> {
+        self.find(structure, path)?
+            .with_context(|| format!("this kernel's struct {structure} has no {path}"))
+    }
+
+    /// The same; `None` when there is no such field.
+    fn find(&self, structure: &str, path: &str) -> Result<Option<Field>> {
         let mut type_id = self.structure(structure)?;
         let mut bit = 0;
         let mut bits = None;
         for name in path.split('.') {
-            let member = self
-                .member(type_id, name)?
-                .with_context(|| format!("this kernel's struct {structure} has no {path}"))?;
+            let found = self.member(type_id, name).with_context(|| {
+                format!("this kernel's {path} of struct {structure} cannot lie where it should")
+            })?;
+            let Some(member) = found else {
+                return Ok(None);
+            };
             bit += member.bit;
             bits = member.bits;
             type_id = member.type_id;
             self.learn(type_id);
         }
-        Ok(Field { bit, bits, type_id })
+        Ok(Some(Field { bit, bits, type_id }))
     }
 
     fn new(btf: Btf) -> Self {

@@ -2,7 +2,11 @@
 //! the records about them must say exactly that. A field read at a wrong offset is found here,
 //! before anything is printed.
 //!
-//! The sockets listen for a moment on a free port of the loopback address, with no backlog.
+//! The sockets listen for a moment on a free port of the loopback address, with no backlog. Then two
+//! connections show what a listener does not have: [`scene`]. Fields for which no value can be provoked are
+//! checked by the layout of their structure only (`offsets/layout.rs`).
+
+pub mod scene;
 
 use std::{
     io,

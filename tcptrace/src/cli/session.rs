@@ -107,6 +107,9 @@ pub(super) fn begin(
         tell_trouble(&trouble, run.verbose);
     }
     if run.verbose > 0 {
+        for sentence in live.unchecked() {
+            notice::say(sentence);
+        }
         notice::say(format_args!(
             "tracing {} ({}), buffer {} KiB, checked itself, ready after {}",
             start.kernel,

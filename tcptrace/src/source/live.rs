@@ -1,5 +1,7 @@
 //! Owns the live source: the running kernel, through the ring buffer.
 
+mod check;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -9,7 +11,6 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow};
@@ -35,7 +36,7 @@ use crate::{
         netns_set::NetnsSet,
         offsets::KernelTypes,
         preflight::{self, Machine},
-        self_check::{Expected, SelfCheck},
+        self_check::SelfCheck,
     },
     failure::Failure,
     host::{
@@ -46,9 +47,6 @@ use crate::{
 /// The reader is woken when the records that wait pass another eighth of the buffer. (It looks by
 /// itself many times a second.)
 const WAKEUPS_PER_BUFFER: u32 = 8;
-/// How long the records of the self-check may take: they are there when the system call returns,
-/// unless another CPU is still writing an earlier one.
-const SELF_CHECK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What to trace, and how.
 #[derive(Clone, Debug)]
@@ -77,6 +75,8 @@ pub struct Live {
     minisocket_resets: bool,
     /// Records that came while the tracer checked itself.
     early: VecDeque<Decoded>,
+    /// What of the check could not be made, and why, a sentence each.
+    unchecked: Vec<String>,
     /// `lost_before` of the record before.
     lost_before: u32,
     /// An input whose gap has been told.
@@ -183,6 +183,7 @@ impl Live {
             attached,
             decoder,
             early: VecDeque::new(),
+            unchecked: Vec::new(),
             lost_before: 0,
             after_gap: None,
             snapshots: Snapshots::new(&request.filters),
@@ -197,7 +198,7 @@ impl Live {
         if let Some(pid) = request.filters.pid {
             live.follow_open_sockets(pid)?;
         }
-        live.check_itself(check)?;
+        live.check_itself(check, &types)?;
         live.snapshots.begin();
         live.snapshots.wait();
         Ok(live)
@@ -297,6 +298,12 @@ impl Live {
     #[must_use]
     pub fn degraded(&self) -> &[String] {
         &self.degraded
+    }
+
+    /// What of the tracer's check of itself could not be made here, and why, a sentence each.
+    #[must_use]
+    pub fn unchecked(&self) -> &[String] {
+        &self.unchecked
     }
 
     /// Whether this kernel keeps some events from eBPF programs by design, without counting them: what is
@@ -430,44 +437,6 @@ impl Live {
         }
         for (key, count) in listeners {
             self.attached.follow_listeners(key, count)?;
-        }
-        Ok(())
-    }
-
-    /// Compares what the program says of sockets that are known with what is known of them. Records
-    /// of others that come meanwhile are kept.
-    fn check_itself(&mut self, check: SelfCheck) -> Result<(), Failure> {
-        let mut expected: VecDeque<Expected> = check
-            .provoke()
-            .context("cannot listen on a loopback port for the self-check")?
-            .into();
-        let deadline = Instant::now() + SELF_CHECK_PATIENCE;
-        while let Some(awaited) = expected.front() {
-            let Some(bytes) = self.attached.ring.next() else {
-                if Instant::now() > deadline {
-                    return Err(Failure::Unsupported(
-                        "the eBPF program is attached but reports nothing of a socket that was opened to check it; see what this kernel allows with: tcptrace doctor".to_owned(),
-                    ));
-                }
-                thread::sleep(Duration::from_millis(1));
-                continue;
-            };
-            let decoded = decoded(&self.decoder, &bytes)?;
-            drop(bytes);
-            match &decoded.input {
-                Input::Transition(transition) if decoded.self_check => {
-                    if !awaited.is_about(transition) {
-                        continue;
-                    }
-                    if let Some(difference) = awaited.disagreement(transition) {
-                        return Err(Failure::Unsupported(format!(
-                            "the tracer's check of itself failed on this kernel: {difference}; please report it with the output of: uname -r"
-                        )));
-                    }
-                    expected.pop_front();
-                }
-                _ => self.early.push_back(decoded),
-            }
         }
         Ok(())
     }

@@ -16,12 +16,13 @@ const MAX_STAMP_AGE_MS: u32 = 86_400_000;
 
 impl Decoder {
     /// The rest of a [`tcptrace_common::TimeWaitRecord`], field by field in its order, which is asserted
-    /// where it is defined. The caller has checked the length.
+    /// where it is defined, and whether it belongs to the tracer's check of itself. The caller has checked
+    /// the length.
     pub(super) fn time_wait(
         &self,
         bytes: &mut &[u8],
         header: Header,
-    ) -> Result<Input, DecodeError> {
+    ) -> Result<(Input, bool), DecodeError> {
         let ts_ns = header.ts_ns;
         let tw = bytes.get_u64_ne();
         let sk = bytes.get_u64_ne();
@@ -73,25 +74,26 @@ impl Decoder {
                 expires_ns,
             })
         };
-        match event {
-            time_wait::ENTERED => Ok(Input::MinisocketEntered(MinisocketEntered {
+        let input = match event {
+            time_wait::ENTERED => Input::MinisocketEntered(MinisocketEntered {
                 ts_ns,
                 minisocket,
                 sk: (sk != 0).then_some(sk),
                 phase,
                 timeout_ns,
-            })),
-            time_wait::REARMED => Ok(Input::MinisocketRearmed(MinisocketRearmed {
+            }),
+            time_wait::REARMED => Input::MinisocketRearmed(MinisocketRearmed {
                 ts_ns,
                 minisocket,
                 phase,
                 timeout_ns,
-            })),
-            time_wait::EXPIRED => Ok(ended(EndedBy::Expiry)),
+            }),
+            time_wait::EXPIRED => ended(EndedBy::Expiry),
             // What it was that took it away stands behind.
-            time_wait::DESCHEDULED => Ok(ended(EndedBy::Unknown)),
-            other => Err(DecodeError::Event(other)),
-        }
+            time_wait::DESCHEDULED => ended(EndedBy::Unknown),
+            other => return Err(DecodeError::Event(other)),
+        };
+        Ok((input, flags & flag::SELF_CHECK != 0))
     }
 
     /// The rest of a [`tcptrace_common::DescheduledRecord`]. The caller has checked the length.
@@ -99,8 +101,8 @@ impl Decoder {
         &self,
         mut bytes: &[u8],
         header: Header,
-    ) -> Result<Input, DecodeError> {
-        let mut input = self.time_wait(&mut bytes, header)?;
+    ) -> Result<(Input, bool), DecodeError> {
+        let (mut input, is_check) = self.time_wait(&mut bytes, header)?;
         let verdict = bytes.get_u32_ne();
         let frames = bytes.get_u32_ne();
         let frames = usize::try_from(frames)
@@ -117,7 +119,7 @@ impl Decoder {
                 (by, _) => by,
             };
         }
-        Ok(input)
+        Ok((input, is_check))
     }
 
     /// CLOCK_BOOTTIME ns of a stamp, the low 32 bits of CLOCK_MONOTONIC in ms, that was set before

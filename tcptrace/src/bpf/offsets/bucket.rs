@@ -24,7 +24,7 @@ impl KernelTypes {
         let bucket = |path: &str| self.byte("inet_bind_bucket", path);
         let (skc_ipv6only, skc_ipv6only_mask) = self.bits("sock", "__sk_common.skc_ipv6only")?;
         let (sk_userlocks, sk_userlocks_mask) = self.bits("sock", "sk_userlocks")?;
-        let parts = self.parts_of_buckets();
+        let parts = self.parts_of_buckets()?;
         let mut offsets = BucketOffsets {
             known: 1,
             net_hash_mix: self.byte("net", "hash_mix")?,
@@ -75,12 +75,16 @@ impl KernelTypes {
 
     /// From 6.8 on the owners hang on the parts of a bucket, one for each local address. The kernels from
     /// 6.0 to 6.7 have such parts too, but no list of them in the bucket, which has all owners itself.
-    fn parts_of_buckets(&self) -> Option<(u32, u32, u32)> {
-        Some((
-            self.byte("inet_bind_bucket", "bhash2").ok()?,
-            self.byte("inet_bind2_bucket", "bhash_node").ok()?,
-            self.byte("inet_bind2_bucket", "owners").ok()?,
-        ))
+    fn parts_of_buckets(&self) -> Result<Option<(u32, u32, u32)>> {
+        let parts = (
+            self.optional("inet_bind_bucket", "bhash2")?,
+            self.optional("inet_bind2_bucket", "bhash_node")?,
+            self.optional("inet_bind2_bucket", "owners")?,
+        );
+        Ok(match parts {
+            (Some(bhash2), Some(node), Some(owners)) => Some((bhash2, node, owners)),
+            _ => None,
+        })
     }
 
     fn is_pointer(&self, structure: &str, path: &str) -> Result<bool> {

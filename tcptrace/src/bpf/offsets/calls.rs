@@ -8,6 +8,18 @@ use super::KernelTypes;
 /// CAP_NET_BIND_SERVICE of include/uapi/linux/capability.h (v6.18).
 const CAP_NET_BIND_SERVICE: u32 = 10;
 
+/// What tells whether a task may bind to privileged ports.
+const RIGHTS: [(&str, &str); 8] = [
+    ("cred", "cap_effective"),
+    ("cred", "euid"),
+    ("cred", "user_ns"),
+    ("net", "user_ns"),
+    ("user_namespace", "parent"),
+    ("user_namespace", "level"),
+    ("user_namespace", "owner"),
+    ("task_struct", "cred"),
+];
+
 impl KernelTypes {
     /// Their offsets.
     ///
@@ -21,15 +33,15 @@ impl KernelTypes {
         }
         Ok(CallOffsets {
             skc_bound_dev_if: self.byte("sock", "__sk_common.skc_bound_dev_if")?,
-            skc_ipv6only: self.some_bits("sock", "__sk_common.skc_ipv6only"),
+            skc_ipv6only: self.some_bits("sock", "__sk_common.skc_ipv6only")?,
             sk_userlocks: Bits { byte, mask },
             sk_reuseport_cb: self.byte("sock", "sk_reuseport_cb")?,
-            freebind: self.inet_option(&options, "freebind"),
-            transparent: self.inet_option(&options, "transparent"),
-            bind_address_no_port: self.inet_option(&options, "bind_address_no_port"),
+            freebind: self.inet_option(&options, "freebind")?,
+            transparent: self.inet_option(&options, "transparent")?,
+            bind_address_no_port: self.inet_option(&options, "bind_address_no_port")?,
             // Since 6.3.
             local_port_range: self
-                .byte("inet_sock", "local_port_range")
+                .optional("inet_sock", "local_port_range")?
                 .unwrap_or(Offsets::ABSENT),
             socket_sk: self.byte("socket", "sk")?,
             file_private_data: self.byte("file", "private_data")?,
@@ -38,14 +50,19 @@ impl KernelTypes {
             files_fdt: self.byte("files_struct", "fdt")?,
             fdt_max_fds: self.byte("fdtable", "max_fds")?,
             fdt_fd: self.byte("fdtable", "fd")?,
-            ..self.rights().unwrap_or(CallOffsets::UNSET)
+            ..self.rights()?
         })
     }
 
-    /// What tells whether a task may bind to privileged ports.
+    /// What tells whether a task may bind to privileged ports, where this kernel has all of it.
     fn rights(&self) -> Result<CallOffsets> {
+        for (structure, field) in RIGHTS {
+            if self.optional(structure, field)?.is_none() {
+                return Ok(CallOffsets::UNSET);
+            }
+        }
         // Two words of 32 bits, the lower ones first, before 6.3; then one of 64 bits.
-        let two_words = self.byte("cred", "cap_effective.cap").is_ok();
+        let two_words = self.optional("cred", "cap_effective.cap")?.is_some();
         let word: u32 = if two_words { 4 } else { 8 };
         let byte = CAP_NET_BIND_SERVICE / 8;
         let byte = if cfg!(target_endian = "big") {
@@ -70,28 +87,31 @@ impl KernelTypes {
     }
 
     /// A bit field that may be missing.
-    fn some_bits(&self, structure: &str, path: &str) -> Bits {
-        self.bits(structure, path)
-            .map_or(Bits::NONE, |(byte, mask)| Bits { byte, mask })
+    fn some_bits(&self, structure: &str, path: &str) -> Result<Bits> {
+        if self.find(structure, path)?.is_none() {
+            return Ok(Bits::NONE);
+        }
+        let (byte, mask) = self.bits(structure, path)?;
+        Ok(Bits { byte, mask })
     }
 
     /// The numbers of the bits of `inet_sock.inet_flags`, which an enum without a name has since 6.6.
     fn inet_options(&self) -> Vec<(String, u32)> {
         const FIRST: &str = "INET_FLAGS_PKTINFO";
-        if self.byte("inet_sock", "inet_flags").is_err() {
-            return Vec::new();
+        match self.optional("inet_sock", "inet_flags") {
+            Ok(Some(_)) => self.nameless_enum(FIRST),
+            Ok(None) | Err(_) => Vec::new(),
         }
-        self.nameless_enum(FIRST)
     }
 
     /// An option of `struct inet_sock`: a bit of `inet_flags` since 6.6, a bit field of its own before.
-    fn inet_option(&self, options: &[(String, u32)], field: &str) -> Bits {
-        let Ok(flags) = self.byte("inet_sock", "inet_flags") else {
+    fn inet_option(&self, options: &[(String, u32)], field: &str) -> Result<Bits> {
+        let Some(flags) = self.optional("inet_sock", "inet_flags")? else {
             return self.some_bits("inet_sock", field);
         };
         let enumerator = format!("INET_FLAGS_{}", field.to_uppercase());
         let Some((_, number)) = options.iter().find(|(name, _)| *name == enumerator) else {
-            return Bits::NONE;
+            return Ok(Bits::NONE);
         };
         // `inet_flags` is an unsigned long.
         let byte = if cfg!(target_endian = "big") {
@@ -99,10 +119,10 @@ impl KernelTypes {
         } else {
             number / 8
         };
-        Bits {
+        Ok(Bits {
             byte: flags + byte,
             mask: 1 << (number % 8),
-        }
+        })
     }
 }
 

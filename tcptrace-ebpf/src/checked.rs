@@ -1,0 +1,19 @@
+//! Owns the question whether a socket is one of those by which the tracer checks itself.
+
+use crate::{
+    kernel::{self, SockCommon, config},
+    maps::CHECKED,
+};
+
+/// Whether the socket, or minisocket, is an end of a connection that the check is about. The namespace,
+/// which costs a read, is looked at last.
+#[inline(always)]
+pub(crate) fn is_checked(common: &SockCommon, lport: u16) -> bool {
+    let Some(checked) = CHECKED.get(0) else {
+        return false;
+    };
+    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    checked.port != 0
+        && (checked.port == lport || checked.port == rport)
+        && checked.netns == kernel::netns_inode(common.field(config!(offsets.skc_net)))
+}
