@@ -53,11 +53,7 @@ pub(crate) fn build_for_guest(
     linkage: &Linkage,
     speed: Speed,
 ) -> Result<(PathBuf, Option<PathBuf>)> {
-    let mut cargo = workspace::cargo("build");
-    speed.apply(&mut cargo);
-    linkage.apply(cargo.args(["--package", "tcptrace", "--bin", "tcptrace"]));
-    let built = artifacts::built_by(&mut cargo)?;
-    let tracer = tracer(&built).context("package tcptrace has no program of that name")?;
+    let tracer = build_tracer(linkage, speed)?;
     if !has_live_suite()? {
         return Ok((tracer, None));
     }
@@ -70,6 +66,15 @@ pub(crate) fn build_for_guest(
             .find(is_live)
             .map(|artifact| artifact.executable),
     ))
+}
+
+/// Builds the tracer alone.
+pub(crate) fn build_tracer(linkage: &Linkage, speed: Speed) -> Result<PathBuf> {
+    let mut cargo = workspace::cargo("build");
+    speed.apply(&mut cargo);
+    linkage.apply(cargo.args(["--package", "tcptrace", "--bin", "tcptrace"]));
+    let built = artifacts::built_by(&mut cargo)?;
+    tracer(&built).context("package tcptrace has no program of that name")
 }
 
 /// A command that runs this test program as cargo would.

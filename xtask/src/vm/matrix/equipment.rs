@@ -20,13 +20,13 @@ pub(super) struct Equipment {
 
 impl Equipment {
     /// Finds, fetches or builds it. Inside: why another architecture than this machine's cannot be had here,
-    /// which is no failure. `own`: the programs for this machine's own architecture.
+    /// which is no failure. `own`: how programs for this machine's own are linked.
     ///
     /// # Errors
     /// What everything else needs, too, is missing; or programs that could be built are broken.
-    pub(super) fn of(arch: Arch, own: &Programs) -> Result<Result<Self, String>> {
+    pub(super) fn of(arch: Arch, own: &Linkage) -> Result<Result<Self, String>> {
         let (machine, programs) = match arch {
-            Arch::Amd64 => (Self::machine(arch)?, own.clone()),
+            Arch::Amd64 => (Self::machine(arch)?, vm::programs(own, Speed::Optimised)?),
             Arch::Arm64 => match tools(arch) {
                 Ok((machine, linkage)) => (machine, vm::programs(&linkage, Speed::Optimised)?),
                 Err(error) => {

@@ -29,14 +29,17 @@ use self::{
     table::Row,
 };
 use super::{
-    Machine, Programs,
+    Machine,
     kernels::{self, Pinned},
 };
 use crate::{
     arch::Arch,
-    say,
+    build_ebpf, say,
     statics::Linkage,
-    test::{libtest::Tally, suites::Speed},
+    test::{
+        libtest::Tally,
+        suites::{self, Speed},
+    },
 };
 
 /// How many guests run side by side: more than that gain little, and a guest takes one CPU.
@@ -147,11 +150,12 @@ fn rows(args: &Options, memory_mb: u32) -> Result<Vec<Row>> {
         }
         fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
     }
-    // This machine replays what guests record, whatever they are.
-    let own = super::programs(&Linkage::for_guests(Arch::Amd64)?, Speed::Optimised)?;
+    build_ebpf::ensure()?;
+    let own = Linkage::for_guests(Arch::Amd64)?;
     let entrants = entrants(kernels, &own)?;
     let bench = Bench {
-        tracer: own.into_iter().next().context("no tracer was built")?.1,
+        // This machine replays what guests record, whatever they are.
+        tracer: suites::build_tracer(&own, Speed::Optimised)?,
         checks,
         memory_mb,
         rows: Mutex::new(Vec::new()),
@@ -215,7 +219,7 @@ fn wanted(all: Vec<Check>, names: &[String]) -> Result<Vec<Check>> {
 }
 
 /// A machine for each kernel. One that cannot be had is the reason to skip it, not to give up.
-fn entrants(kernels: Vec<Pinned>, own: &Programs) -> Result<Vec<Entrant>> {
+fn entrants(kernels: Vec<Pinned>, own: &Linkage) -> Result<Vec<Entrant>> {
     let mut equipment = BTreeMap::new();
     for arch in kernels.iter().map(|kernel| kernel.arch) {
         if let Entry::Vacant(place) = equipment.entry(arch) {
