@@ -86,6 +86,8 @@ pub(crate) enum Needs {
     Tracer,
     /// The kernel's types.
     Types,
+    /// The tracer, and a kernel that lets programs be attached to its functions.
+    Fentry,
     /// Root, and TUN devices.
     Tun,
     /// The tracer, and a TUN device for a scripted peer.
@@ -138,6 +140,7 @@ struct Obstacles {
     sock_destroy: Option<String>,
     fentry: Option<String>,
     types: Option<String>,
+    fentry: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -259,13 +262,23 @@ impl Obstacles {
                 obstacles.kernel_trace = Some(reason);
             }
         }
-        if let Some(reason) = netns::with_new(|_| tracer::refusal()).unwrap_or_else(|error| {
+        if let Some(reason) = netns::with_new(|_| tracer::refusal(&[])).unwrap_or_else(|error| {
             // Not a reason to skip: each test will fail with it.
             eprintln!("live tests: {error:#}");
             None
         }) {
             eprintln!("live tests of the tracer skipped: {reason}");
             obstacles.tracer = Some(reason);
+        }
+        let by_functions = || tracer::refusal(&["--backend", "fentry"]);
+        match netns::with_new(|_| by_functions()) {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                eprintln!("live tests of functions' arguments skipped: {reason}");
+                obstacles.fentry = Some(reason);
+            }
+            // Not a reason to skip: each test will fail with it.
+            Err(error) => eprintln!("live tests: {error:#}"),
         }
         match peer::obstacle() {
             Ok(None) => {}
@@ -308,6 +321,7 @@ impl Obstacles {
             Needs::KernelTrace => self.kernel_trace.as_ref(),
             Needs::Tracer => self.kernel_trace.as_ref().or(self.tracer.as_ref()),
             Needs::Types => self.types.as_ref(),
+            Needs::Fentry => self.tracer.as_ref().or(self.fentry.as_ref()),
             Needs::Tun => self.root.as_ref().or(self.tun.as_ref()),
             Needs::Peer => self
                 .kernel_trace

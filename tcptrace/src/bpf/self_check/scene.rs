@@ -12,7 +12,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
@@ -32,6 +32,8 @@ const STEP: Duration = Duration::from_millis(200);
 const FIN_WAIT2_S: i32 = 37;
 /// `TCP_TIMEWAIT_LEN` of include/net/tcp.h (v6.18), in s.
 const TIME_WAIT_S: u64 = 60;
+/// Where C and D connect from over IPv4.
+const OTHER_END: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// How far a timer may be from what it was set to: two ticks at 100 Hz, and a CPU that was taken away.
 const TOLERANCE_NS: u64 = 1_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -123,6 +125,11 @@ fn perform(
 
     let connecting = socket(address)?;
     let c = who("C", &connecting)?;
+    if address.is_ipv4() {
+        // All of 127.0.0.0/8 is this host: with two addresses neither can be taken for the other. Where that
+        // is not so, one will do.
+        let _ = connecting.bind(&SocketAddr::from((OTHER_END, 0)).into());
+    }
     connect(&connecting, server)?;
     let client = local(&connecting)?;
     let accepted = accept(&listener)?;

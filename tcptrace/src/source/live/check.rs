@@ -104,7 +104,8 @@ impl Live {
                 thread::sleep(Duration::from_millis(1));
                 continue;
             };
-            let decoded = decoded(&self.decoder, &bytes)?;
+            let decoded =
+                (self.decoder.record(&bytes)).map_err(|error| failed(&error.to_string(), types))?;
             drop(bytes);
             match &decoded.input {
                 Input::Transition(transition) if decoded.self_check => {

@@ -2,7 +2,8 @@
 //! is named. Offline, on the running kernel's BTF and on every `*.btf` of the folder that the variable
 //! [`FOLDER`] names; what only shows at the start of a trace is in `self_check`.
 
-pub(crate) mod rewrite;
+mod rewrite;
+mod start;
 
 use std::{
     ffi::OsStr,
@@ -19,18 +20,18 @@ use crate::{Needs, Scenario};
 /// The variable with the folder of more BTF to look at.
 const FOLDER: &str = "TCPTRACE_BTF_DIR";
 /// The running kernel's own.
-pub(crate) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// A field that the programs read, and who cannot do without it.
-pub(crate) struct Field {
-    pub(crate) structure: &'static str,
-    pub(crate) path: &'static str,
-    pub(crate) user: User,
+struct Field {
+    structure: &'static str,
+    path: &'static str,
+    user: User,
 }
 
 /// What needs a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum User {
+enum User {
     /// Tracing.
     Trace,
     /// The programs of calls.
@@ -50,14 +51,15 @@ impl Field {
         }
     }
 
-    /// Its own name.
-    pub(crate) fn name(&self) -> &'static str {
-        self.path.rsplit('.').next().unwrap_or(self.path)
+    /// Its own name; that of what it is in, for the pointer to a namespace.
+    fn name(&self) -> &'static str {
+        let names = self.path.strip_suffix(".net").unwrap_or(self.path);
+        names.rsplit('.').next().unwrap_or(names)
     }
 }
 
 /// Every field of `Offsets`, `CallOffsets` and `BucketOffsets` of tcptrace-common.
-pub(crate) fn fields() -> Vec<Field> {
+fn fields() -> Vec<Field> {
     use User::{Calls, Holders, Nobody, Trace};
     let common = [
         "skc_family",
@@ -158,13 +160,15 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     let offline = |name: &str, test: fn(&Types) -> Result<()>| {
         Scenario::new(format!("types: {name}"), move || everywhere(test)).needing(Needs::Types)
     };
-    vec![
+    let mut scenarios = vec![
         offline("all that is needed is found", all_found),
         offline("a field that lies elsewhere is named", moved_fields),
         offline("a field that is gone is named", missing_fields),
         offline("other arguments of a function are named", other_arguments),
         offline("a function that is gone is named", missing_functions),
-    ]
+    ];
+    scenarios.extend(start::scenarios());
+    scenarios
 }
 
 /// Why there are no types to look at.
@@ -195,10 +199,10 @@ fn everywhere(test: fn(&Types) -> Result<()>) -> Result<()> {
 }
 
 /// A file with these types, gone when it is dropped.
-pub(crate) struct TypesFile(PathBuf);
+struct TypesFile(PathBuf);
 
 impl TypesFile {
-    pub(crate) fn new(types: &Types) -> Result<Self> {
+    fn new(types: &Types) -> Result<Self> {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -211,7 +215,7 @@ impl TypesFile {
         Ok(Self(path))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -102,13 +102,13 @@ impl Types {
     }
 
     /// Makes every other member of the same structure one whose size nobody knows, so that nothing shows
-    /// that the member lies where another one is. Structures within stay what they are.
-    pub(crate) fn blur(&mut self, member: Member) {
+    /// that the member lies where another one is. What stands without a name, or is one of `kept`, stays what
+    /// it is.
+    pub(crate) fn blur(&mut self, member: Member, kept: &[&str]) {
         for other in self.members_of(member.within) {
-            let is_structure = self
-                .behind(self.word(other.at + 4))
-                .is_some_and(|of| matches!(self.kind_at(self.starts[of as usize]), STRUCT | UNION));
-            if other.at != member.at && !is_structure {
+            let name = self.name(self.word(other.at));
+            let is_kept = name.is_empty() || kept.iter().any(|kept| kept.as_bytes() == name);
+            if other.at != member.at && !is_kept {
                 self.set_word(other.at + 4, 0);
             }
         }
