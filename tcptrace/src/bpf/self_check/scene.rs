@@ -108,6 +108,10 @@ pub fn play(
         .map_err(|error| format!("a connection with oneself at {address} failed: {error}"))
 }
 
+#[expect(
+    clippy::many_single_char_names,
+    reason = "the sockets are called so above"
+)]
 fn perform(
     address: IpAddr,
     netns: u32,
@@ -176,6 +180,10 @@ fn perform(
 /// The transitions that are looked at, with what the kernel's structures hold then: net/ipv4/tcp.c
 /// `__tcp_close`, `tcp_shutdown`, net/ipv4/tcp_minisocks.c `tcp_time_wait`, net/ipv4/tcp_input.c `tcp_reset`
 /// (v6.18).
+#[expect(
+    clippy::many_single_char_names,
+    reason = "the sockets are called so above"
+)]
 fn steps([l, a, b, c, d]: [Who; 5], server: SocketAddr, client: SocketAddr) -> Vec<Step> {
     use TcpState::{Close, CloseWait, Established, FinWait1, FinWait2, LastAck, Listen};
     let nothing = Evidence {

@@ -140,7 +140,7 @@ fn fields() -> Vec<Field> {
         ("inet_bind_hashbucket", &["chain"], Holders),
         (
             "inet_bind_bucket",
-            &["ib_net.net", "l3mdev", "port", "node"],
+            &["ib_net", "l3mdev", "port", "node"],
             Holders,
         ),
         ("inet_bind_bucket", &["owners", "bhash2"], Nobody),
@@ -182,7 +182,9 @@ pub(crate) fn obstacle() -> Option<String> {
 fn everywhere(test: fn(&Types) -> Result<()>) -> Result<()> {
     let mut files = vec![PathBuf::from(VMLINUX)];
     if let Some(folder) = std::env::var_os(FOLDER) {
-        for entry in fs::read_dir(&folder).with_context(|| format!("{FOLDER}={folder:?}"))? {
+        for entry in
+            fs::read_dir(&folder).with_context(|| format!("{FOLDER}={}", folder.display()))?
+        {
             let path = entry?.path();
             if path.extension() == Some(OsStr::new("btf")) {
                 files.push(path);

@@ -12,6 +12,10 @@ const WATCHED: Watched = Watched {
     stamps: true,
 };
 
+#[expect(
+    clippy::many_single_char_names,
+    reason = "the sockets are called so in the scene"
+)]
 fn played() -> Played {
     let who = |name, cookie| Who { name, cookie };
     let server = "127.0.0.1:4000".parse().unwrap();
