@@ -16,7 +16,7 @@ use crate::{
 /// How many of the innermost frames can be those of whoever gives a timer up: this program, the
 /// tracepoint, up to three functions of kernel/time/timer.c. Further out an expiry has the code that
 /// its interrupt has interrupted, which may be anything.
-const NEAR: usize = 7;
+const NEAR: usize = 8;
 
 /// `TP_PROTO(struct timer_list *timer, …)`, by `enqueue_timer` and `__mod_timer`. A re-arming into the
 /// same bucket of the wheel emits nothing; one into another bucket emits `timer_cancel` just before.
