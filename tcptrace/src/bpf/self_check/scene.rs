@@ -149,7 +149,7 @@ fn perform(
     let again = socket(address)?;
     let d = who("D", &again)?;
     again.set_reuse_address(true)?;
-    again.bind(&client.into())?;
+    bind_when_free(&again, client)?;
     connect(&again, server)?;
     let accepted = accept(&listener)?;
     let b = who("B", &accepted)?;
@@ -526,6 +526,20 @@ fn wait(socket: &Socket, events: i16) -> io::Result<()> {
         1 => Ok(()),
         0 => Err(io::Error::other(format!("nothing came within {STEP:?}"))),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Binds to what C has just let go of: it is free when the ACK of C's FIN has come, which a busy machine may
+/// leave to another thread of the kernel's.
+fn bind_when_free(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + STEP;
+    loop {
+        match socket.bind(&address.into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_micros(100));
+            }
+            result => return result,
+        }
     }
 }
 
