@@ -97,9 +97,9 @@ pub(crate) enum Needs {
     /// The tracer, and a kernel that destroys sockets when asked to.
     SockDestroy,
     /// The tracer by fentry as well as by tracepoints, and a TUN device.
-    Fentry,
+    Both,
     /// The tracer by fentry as well as by tracepoints, and a kernel that destroys sockets when asked to.
-    FentryDestroy,
+    BothDestroy,
 }
 
 /// One test.
@@ -140,7 +140,6 @@ struct Obstacles {
     sock_destroy: Option<String>,
     fentry: Option<String>,
     types: Option<String>,
-    fentry: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -262,23 +261,13 @@ impl Obstacles {
                 obstacles.kernel_trace = Some(reason);
             }
         }
-        if let Some(reason) = netns::with_new(|_| tracer::refusal(&[])).unwrap_or_else(|error| {
+        if let Some(reason) = netns::with_new(|_| tracer::refusal()).unwrap_or_else(|error| {
             // Not a reason to skip: each test will fail with it.
             eprintln!("live tests: {error:#}");
             None
         }) {
             eprintln!("live tests of the tracer skipped: {reason}");
             obstacles.tracer = Some(reason);
-        }
-        let by_functions = || tracer::refusal(&["--backend", "fentry"]);
-        match netns::with_new(|_| by_functions()) {
-            Ok(None) => {}
-            Ok(Some(reason)) => {
-                eprintln!("live tests of functions' arguments skipped: {reason}");
-                obstacles.fentry = Some(reason);
-            }
-            // Not a reason to skip: each test will fail with it.
-            Err(error) => eprintln!("live tests: {error:#}"),
         }
         match peer::obstacle() {
             Ok(None) => {}
@@ -305,7 +294,7 @@ impl Obstacles {
         match tracer::no_fentry() {
             Ok(None) => {}
             Ok(Some(reason)) => {
-                eprintln!("live tests that compare the backends skipped: {reason}");
+                eprintln!("live tests that need fentry skipped: {reason}");
                 obstacles.fentry = Some(reason);
             }
             // Not a reason to skip: each test will fail with it.
@@ -338,13 +327,13 @@ impl Obstacles {
                 .as_ref()
                 .or(self.tracer.as_ref())
                 .or(self.sock_destroy.as_ref()),
-            Needs::Fentry => self
+            Needs::Both => self
                 .kernel_trace
                 .as_ref()
                 .or(self.tracer.as_ref())
                 .or(self.fentry.as_ref())
                 .or(self.tun.as_ref()),
-            Needs::FentryDestroy => self
+            Needs::BothDestroy => self
                 .kernel_trace
                 .as_ref()
                 .or(self.tracer.as_ref())

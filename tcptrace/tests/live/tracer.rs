@@ -293,10 +293,10 @@ pub(crate) fn command(first: &[&str], more: &[&str]) -> Command {
     command
 }
 
-/// The tracer's own sentence if this kernel or these privileges do not let it trace with these flags.
-pub(crate) fn refusal(flags: &[&str]) -> Result<Option<String>> {
+/// The tracer's own sentence if this kernel or these privileges do not let it trace.
+pub(crate) fn refusal() -> Result<Option<String>> {
     let first = ["--json", "-N", "/proc/self/ns/net", "-d", "0.1"];
-    let (mut process, stdout) = Process::start(command(&first, flags))?;
+    let (mut process, stdout) = Process::start(command(&first, &[]))?;
     // Drained, so that the tracer is never held up by a full pipe; what it says is not the question.
     let drained = std::thread::spawn(move || BufReader::new(stdout).lines().count());
     let status = process.wait(PATIENCE)?;

@@ -22,7 +22,7 @@ const BUCKETS: &str = "40";
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     let both = |name: &str, play: fn() -> Result<()>| {
-        Scenario::new(format!("agreement: {name}"), play).needing(Needs::Fentry)
+        Scenario::new(format!("agreement: {name}"), play).needing(Needs::Both)
     };
     vec![
         both("the whole time of a TIME_WAIT", whole),
@@ -37,8 +37,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         }),
         both("no port is left", || of_one(no_port_left)),
         both("many connections at once", || of_one(|_| many())),
-        both("sockets that are destroyed", || of_one(|_| destroyed()))
-            .needing(Needs::FentryDestroy),
+        both("sockets that are destroyed", || of_one(|_| destroyed())).needing(Needs::BothDestroy),
     ]
 }
 
