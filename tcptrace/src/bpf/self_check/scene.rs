@@ -10,24 +10,25 @@
 //! Everything is bounded in time. Where it cannot be played (no loopback, a firewall, no free port), the
 //! check is made without it, and that is told.
 
+mod sockets;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::AsRawFd,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 use tcptrace_model::{
     EndedBy, Evidence, File, Input, MinisocketEnded, MinisocketEntered, Phase, TcpState, Transition,
 };
 
+use self::sockets::{
+    accept, bind_when_free, connect, has_timestamps, linger2, local, socket, wait, wait_for_state,
+};
 use super::is_up;
 use crate::host::netns::Namespace;
 
-/// How long a step may take that takes microseconds.
-const STEP: Duration = Duration::from_millis(200);
 /// `TCP_LINGER2` of A, in s: how long its minisocket would stay in FIN_WAIT2. No default of any kernel.
 const FIN_WAIT2_S: i32 = 37;
 /// `TCP_TIMEWAIT_LEN` of include/net/tcp.h (v6.18), in s.
@@ -37,8 +38,6 @@ const OTHER_END: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// How far a timer may be from what it was set to: two ticks at 100 Hz, and a CPU that was taken away.
 const TOLERANCE_NS: u64 = 1_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
-/// Bit of `tcpi_options` in include/uapi/linux/tcp.h (v6.18).
-const TCPI_OPT_TIMESTAMPS: u8 = 1;
 
 /// One of the sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +137,7 @@ fn perform(
     let client = local(&connecting)?;
     let accepted = accept(&listener)?;
     let a = who("A", &accepted)?;
-    let has_timestamps = tcp_info(&accepted)?[TCPI_OPTIONS] & TCPI_OPT_TIMESTAMPS != 0;
+    let has_timestamps = has_timestamps(&accepted)?;
     linger2(&accepted, FIN_WAIT2_S)?;
     drop(accepted);
     wait(&connecting, libc::POLLRDHUP)?;
@@ -477,128 +476,6 @@ fn near(what: &str, seen_ns: u64, is_ns: u64) -> Result<(), String> {
         ms(seen_ns),
         ms(is_ns)
     ))
-}
-
-fn socket(address: IpAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(SocketAddr::new(address, 0)),
-        Type::STREAM,
-        None,
-    )?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
-fn local(socket: &Socket) -> io::Result<SocketAddr> {
-    let local = socket.local_addr()?.as_socket();
-    local.ok_or_else(|| io::Error::other("the socket has no address"))
-}
-
-fn connect(socket: &Socket, to: SocketAddr) -> io::Result<()> {
-    match socket.connect(&to.into()) {
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-            wait(socket, libc::POLLOUT)?;
-            match socket.take_error()? {
-                Some(error) => Err(error),
-                None => Ok(()),
-            }
-        }
-        done => done,
-    }
-}
-
-fn accept(listener: &Socket) -> io::Result<Socket> {
-    wait(listener, libc::POLLIN)?;
-    listener.accept().map(|(socket, _)| socket)
-}
-
-/// Waits for one of these events, or for the end of the connection.
-fn wait(socket: &Socket, events: i16) -> io::Result<()> {
-    let mut asked = libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events,
-        revents: 0,
-    };
-    let patience = i32::try_from(STEP.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: poll(2) is given one entry, which it may write to.
-    let ready = unsafe { libc::poll(&raw mut asked, 1, patience) };
-    match ready {
-        1 => Ok(()),
-        0 => Err(io::Error::other(format!("nothing came within {STEP:?}"))),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Binds to what C has just let go of: it is free when the ACK of C's FIN has come, which a busy machine may
-/// leave to another thread of the kernel's.
-fn bind_when_free(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    let deadline = Instant::now() + STEP;
-    loop {
-        match socket.bind(&address.into()) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                thread::sleep(Duration::from_micros(100));
-            }
-            result => return result,
-        }
-    }
-}
-
-fn wait_for_state(socket: &Socket, state: TcpState) -> io::Result<()> {
-    let deadline = Instant::now() + STEP;
-    while tcp_info(socket)?[0] != state.number() {
-        if Instant::now() > deadline {
-            return Err(io::Error::other(format!(
-                "no {} within {STEP:?}",
-                state.name()
-            )));
-        }
-        thread::sleep(Duration::from_micros(100));
-    }
-    Ok(())
-}
-
-/// Where `tcpi_options` lies in `struct tcp_info`, whose first byte is `tcpi_state`: include/uapi/linux/tcp.h
-/// (v6.18).
-const TCPI_OPTIONS: usize = 5;
-
-/// The first bytes of `TCP_INFO`.
-fn tcp_info(socket: &Socket) -> io::Result<[u8; 8]> {
-    let mut info = [0; 8];
-    let mut length: libc::socklen_t = 8;
-    // SAFETY: getsockopt(2) writes at most `length` bytes to the buffer, which has as many.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 {
-        Ok(info)
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// `TCP_LINGER2` in s; negative for no FIN_WAIT2 without a process.
-fn linger2(socket: &Socket, seconds: i32) -> io::Result<()> {
-    // SAFETY: setsockopt(2) reads an int.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_LINGER2,
-            (&raw const seconds).cast(),
-            4,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 #[cfg(test)]
