@@ -13,8 +13,8 @@ use super::{
 use crate::vm::kernels::{Backend, Pinned};
 
 const COMMON: &str = include_str!("hindrances/common.sh");
-/// The live tests that are run under lockdown for integrity.
-const TESTS: &str = "start: the start line|calls: accept";
+/// The live test that is run under lockdown for integrity.
+const TESTS: &str = "calls: accept";
 /// The tracer's exit status where tracing is not possible.
 const CANNOT_TRACE: u8 = 3;
 /// What a trace of the scene tells where it sees everything.
