@@ -160,6 +160,27 @@ impl Namespace {
     }
 }
 
+/// Runs `body` in a new network namespace, on a thread of its own: nothing is in it but `lo`, which is down.
+/// The kernel takes it down when the last of what `body` opens there has gone.
+///
+/// # Errors
+/// `CAP_SYS_ADMIN` is missing, or the kernel's limit is reached; `body` has not run then.
+pub fn inside_new<T: Send>(body: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|threads| {
+        threads
+            .spawn(|| {
+                // SAFETY: unshare(2) takes an integer; CLONE_NEWNET moves the calling thread alone.
+                if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
+                    Ok(body())
+                } else {
+                    Err(io::Error::last_os_error())
+                }
+            })
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
 /// The network namespaces that could be found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {

@@ -1,5 +1,7 @@
 //! Owns the second part of the tracer's check of itself: two connections that this process makes with itself
-//! over loopback, of which it knows every step, and what the records about them must say.
+//! over loopback, of which it knows every step, and what the records about them must say. They are made in a
+//! network namespace of their own, which is gone afterwards: there the kernel does what it does by default,
+//! whatever the settings, firewalls, limits and counters are where the tracer runs.
 //!
 //! The first one leaves a TIME_WAIT behind, by way of FIN_WAIT2: A, the accepted socket, closes first, then
 //! C, which has connected. The second one takes that TIME_WAIT away: D connects from the port that C had, so
@@ -7,7 +9,7 @@
 //! tcp_minisocks.c `tcp_timewait_state_process`, TCP_TW_SYN). B, which is accepted now, has a negative
 //! `TCP_LINGER2`, so that its close() ends both ends by a RST. Nothing stays behind.
 //!
-//! Everything is bounded in time. Where it cannot be played (no loopback, a firewall, no free port), the
+//! Everything is bounded in time. Where it cannot be played (no CAP_SYS_ADMIN for the namespace, no IPv6), the
 //! check is made without it, and that is told.
 
 mod sockets;
@@ -27,7 +29,10 @@ use self::sockets::{
     accept, bind_when_free, connect, has_timestamps, linger2, local, socket, wait, wait_for_state,
 };
 use super::is_up;
-use crate::host::netns::Namespace;
+use crate::host::{
+    interface,
+    netns::{self, Namespace},
+};
 
 /// `TCP_LINGER2` of A, in s: how long its minisocket would stay in FIN_WAIT2. No default of any kernel.
 const FIN_WAIT2_S: i32 = 37;
@@ -89,22 +94,31 @@ pub struct Watched {
     pub stamps: bool,
 }
 
-/// Plays it at this loopback address. `announce` is told the port before anything happens.
+/// Plays it at this loopback address of a new network namespace. `announce` is told the namespace's inode
+/// number and the port before anything happens.
 ///
 /// # Errors
 /// Why it cannot be played, in words that go on after "because".
 pub fn play(
     address: IpAddr,
-    announce: impl FnOnce(u32, u16) -> anyhow::Result<()>,
+    announce: impl FnOnce(u32, u16) -> anyhow::Result<()> + Send,
 ) -> Result<Played, String> {
-    if !is_up(address) {
-        return Err(format!(
-            "{address} cannot be reached (see: ip link show lo)"
-        ));
-    }
-    let netns = Namespace::own()?.inode;
-    perform(address, netns, announce)
-        .map_err(|error| format!("a connection with oneself at {address} failed: {error}"))
+    netns::inside_new(|| {
+        interface::bring_up("lo").map_err(|error| format!("lo cannot be brought up: {error}"))?;
+        if !is_up(address) {
+            return Err(format!(
+                "{address} cannot be reached in a new network namespace"
+            ));
+        }
+        let netns = Namespace::own()?.inode;
+        perform(address, netns, announce)
+            .map_err(|error| format!("a connection with oneself at {address} failed: {error}"))
+    })
+    .unwrap_or_else(|error| {
+        Err(format!(
+            "it is made in a network namespace of its own, which takes CAP_SYS_ADMIN ({error})"
+        ))
+    })
 }
 
 #[expect(

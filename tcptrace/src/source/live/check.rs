@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 use tcptrace_common::{CheckedConnections, Offsets};
-use tcptrace_model::{EndedBy, Input, TcpState};
+use tcptrace_model::{EndedBy, Input, Reset, TcpState};
 
 use super::{Live, decoded};
 use crate::{
@@ -165,12 +165,19 @@ impl Live {
             ended_by: Box::new(|_| EndedBy::SynOrData),
         };
         let mut own = HashSet::new();
+        // A RST is known by the address of its socket alone, which another one may have by now.
+        let mut reset: Option<Result<(), String>> = None;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let Some(bytes) = self.attached.ring.next() else {
                 let missing = (played.as_ref()).and_then(|played| played.missing(watched));
                 match missing {
-                    None => return Ok(Outcome::Agrees),
+                    None => {
+                        return match reset {
+                            Some(Err(difference)) => Err(failed(&difference, types)),
+                            _ => Ok(Outcome::Agrees),
+                        };
+                    }
                     Some(what) if Instant::now() > deadline => return Ok(Outcome::Missing(what)),
                     Some(_) => thread::sleep(Duration::from_millis(1)),
                 }
@@ -179,10 +186,23 @@ impl Live {
             let seen = decoder
                 .record(&bytes)
                 .map_err(|error| failed(&error.to_string(), types))?;
-            if is_own(&seen, own_pid, &mut own) {
+            let state = match &seen.input {
+                Input::Reset(seen) if own.contains(&seen.sk) => Some(state_of(seen)),
+                _ => None,
+            };
+            if let Some(state) = state {
+                let is_own = state.is_ok();
+                if is_own || reset.is_none() {
+                    reset = Some(state);
+                }
+                if is_own {
+                    continue;
+                }
+            } else if is_own(&seen, own_pid, &mut own) {
                 drop(bytes);
                 if let Some(played) = &mut played {
-                    compare_one(played, &seen, watched)
+                    played
+                        .compare(&seen.input, watched)
                         .map_err(|difference| failed(&difference, types))?;
                 }
                 continue;
@@ -197,18 +217,15 @@ impl Live {
     }
 }
 
-fn compare_one(played: &mut Played, seen: &Decoded, watched: Watched) -> Result<(), String> {
-    if let Input::Reset(reset) = &seen.input {
-        // One end closes by a RST, the other gets it.
-        return match reset.state {
-            TcpState::Close | TcpState::CloseWait => Ok(()),
-            other => Err(format!(
-                "the state of a socket (skc_state) is read as {} where it is CLOSE or CLOSE_WAIT",
-                other.name()
-            )),
-        };
+/// One end closes by a RST, the other gets it.
+fn state_of(reset: &Reset) -> Result<(), String> {
+    match reset.state {
+        TcpState::Close | TcpState::CloseWait => Ok(()),
+        other => Err(format!(
+            "the state of a socket (skc_state) is read as {} where it is CLOSE or CLOSE_WAIT",
+            other.name()
+        )),
     }
-    played.compare(&seen.input, watched)
 }
 
 /// Whether a record is about the check. `own` are the sockets of it, as far as they are known by their
@@ -219,7 +236,6 @@ fn is_own(seen: &Decoded, own_pid: u32, own: &mut HashSet<u64>) -> bool {
             own.insert(transition.socket.sk);
             true
         }
-        Input::Reset(reset) => own.contains(&reset.sk),
         Input::Accepted(accepted) => {
             own.contains(&accepted.sk) || (accepted.task.pid == own_pid && own_pid != 0)
         }
