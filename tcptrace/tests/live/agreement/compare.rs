@@ -259,9 +259,14 @@ fn is_own(kind: &str, path: &str) -> bool {
 
 /// Whether it is one moment, or one length of time, seen by two hooks.
 fn is_same_moment(difference: &Difference<'_>) -> bool {
-    let name = difference.path.rsplit('.').next();
-    name.is_some_and(|name| name == "ns" || name.ends_with("_ns"))
-        && difference.gap().is_some_and(|gap| gap <= INTERRUPTED_NS)
+    let unit_ns = match difference.path.rsplit('.').next() {
+        Some("ns") => 1,
+        Some(name) if name.ends_with("_ns") => 1,
+        Some(name) if name.ends_with("_ms") => 1_000_000,
+        _ => return false,
+    };
+    let gap = difference.gap();
+    gap.is_some_and(|gap| gap.saturating_mul(unit_ns) <= INTERRUPTED_NS)
 }
 
 fn listed(by: &str, lines: &[&Value]) -> String {
