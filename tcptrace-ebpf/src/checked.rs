@@ -5,6 +5,12 @@ use crate::{
     maps::CHECKED,
 };
 
+/// Whether the tracer checks itself now.
+#[inline(always)]
+pub(crate) fn is_under_way() -> bool {
+    CHECKED.get(0).is_some_and(|checked| checked.port != 0)
+}
+
 /// Whether the socket, or minisocket, is an end of a connection that the check is about. The namespace,
 /// which costs a read, is looked at last.
 #[inline(always)]

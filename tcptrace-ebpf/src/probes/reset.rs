@@ -4,7 +4,7 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use tcptrace_common::{RecordKind, ResetRecord, TcpState};
 
 use crate::{
-    emit,
+    checked, emit,
     filter::{self, Ports},
     kernel::{LocalSide, SockCommon, config},
 };
@@ -64,8 +64,10 @@ fn record(sk: u64, reason: u32, received: u8) {
 #[inline(always)]
 fn is_wanted(sk: u64, state: u8, common: &SockCommon) -> bool {
     let mut lport: u16 = common.field(config!(offsets.skc_num));
-    if filter::by_port() && state == TcpState::Close.number() {
+    let is_checking = checked::is_under_way();
+    if (filter::by_port() || is_checking) && state == TcpState::Close.number() {
         lport = LocalSide::read(sk).map_or(lport, |local| local.port);
     }
     filter::common_matches(common, lport) != Ports::No
+        || (is_checking && checked::is_checked(common, lport))
 }

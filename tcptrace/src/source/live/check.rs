@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// the programs.
 const ATTEMPTS: usize = 2;
 
+/// The RSTs of the scene: one end sends one, the other gets it.
+const RESETS: usize = 2;
+
 /// What came of the check of connections at one address.
 enum Outcome {
     Agrees,
@@ -165,16 +168,17 @@ impl Live {
             ended_by: Box::new(|_| EndedBy::SynOrData),
         };
         let mut own = HashSet::new();
-        // A RST is known by the address of its socket alone, which another one may have by now.
-        let mut reset: Option<Result<(), String>> = None;
+        // A RST is known by the address of its socket alone, which another one may have by now: what counts
+        // is whether both of the scene's are among them.
+        let (mut fitting, mut odd) = (0, None::<String>);
         let deadline = Instant::now() + PATIENCE;
         loop {
             let Some(bytes) = self.attached.ring.next() else {
                 let missing = (played.as_ref()).and_then(|played| played.missing(watched));
                 match missing {
                     None => {
-                        return match reset {
-                            Some(Err(difference)) => Err(failed(&difference, types)),
+                        return match odd {
+                            Some(difference) if fitting < RESETS => Err(failed(&difference, types)),
                             _ => Ok(Outcome::Agrees),
                         };
                     }
@@ -190,15 +194,15 @@ impl Live {
                 Input::Reset(seen) if own.contains(&seen.sk) => Some(state_of(seen)),
                 _ => None,
             };
-            if let Some(state) = state {
-                let is_own = state.is_ok();
-                if is_own || reset.is_none() {
-                    reset = Some(state);
-                }
-                if is_own {
+            match state {
+                Some(Ok(())) => {
+                    fitting += 1;
                     continue;
                 }
-            } else if is_own(&seen, own_pid, &mut own) {
+                Some(Err(difference)) => odd = odd.or(Some(difference)),
+                None => {}
+            }
+            if is_own(&seen, own_pid, &mut own) {
                 drop(bytes);
                 if let Some(played) = &mut played {
                     played
