@@ -58,6 +58,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             }
         }
     }
+    rows.sort_by_key(|row| place(&row.kernel));
     let text = page(&rows)?;
     let failed = rows.iter().filter(|row| row.result == "fail").count();
     if failed > 0 {
@@ -81,6 +82,14 @@ impl Row {
             None => self.check.clone(),
         }
     }
+}
+
+/// By architecture and version; the checks of one kernel stay in their order.
+fn place(kernel: &str) -> (bool, Vec<u32>) {
+    let numbers = kernel
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
+    (kernel.contains(' '), numbers.collect())
 }
 
 fn page(rows: &[Row]) -> Result<String> {
@@ -331,6 +340,13 @@ mod tests {
                 "{line}\nis not in\n{page}"
             );
         }
+    }
+
+    #[test]
+    fn kernels_come_by_version() {
+        let mut labels = ["7.2", "6.1 arm64", "7.3-rc", "6.12", "6.1"];
+        labels.sort_by_key(|label| place(label));
+        assert_eq!(labels, ["6.1", "6.12", "7.2", "7.3-rc", "6.1 arm64"]);
     }
 
     #[test]
