@@ -12,7 +12,15 @@ const PAGE: &str = "docs/kernel-support.md";
 /// What does not come from the matrix.
 const HEAD: &str = include_str!("kernel_support/head.md");
 /// The checks of the matrix that look at a stock kernel as it is; the others take something away.
-const WHOLE: [&str; 5] = ["doctor", "live", "bind rules", "lab", "recording"];
+const WHOLE: [&str; 7] = [
+    "doctor",
+    "live",
+    "bind rules",
+    "agreement",
+    "types",
+    "lab",
+    "recording",
+];
 
 /// Write docs/kernel-support.md from results of the kernel matrix.
 #[derive(clap::Args)]

@@ -14,6 +14,7 @@ use super::{
     judge::{self, Doctor, Judgement},
     recording,
     table::Row,
+    types,
 };
 use crate::vm::{
     Guest, Machine, Programs,
@@ -25,6 +26,8 @@ use crate::vm::{
 pub(super) struct Bench {
     /// The tracer that runs here, on what guests have recorded.
     pub(super) tracer: PathBuf,
+    /// The live tests that run here, on the types that guests have shown, if they were built.
+    pub(super) live: Option<PathBuf>,
     pub(super) checks: Vec<Check>,
     pub(super) memory_mb: u32,
     /// What is known so far, of all kernels.
@@ -50,6 +53,15 @@ struct Written {
     stdout: String,
     stderr: String,
     status: u8,
+}
+
+impl Entrant {
+    /// Its live tests, if it can be run.
+    pub(super) fn live(&self) -> Option<&PathBuf> {
+        let programs = &self.ready.as_ref().ok()?.programs;
+        let (_, path) = programs.iter().find(|(name, _)| *name == "live")?;
+        Some(path)
+    }
 }
 
 impl Bench {
@@ -109,7 +121,7 @@ impl Bench {
         row.details = match check.judge {
             Judge::Doctor => judge::features(&stdout),
             Judge::Tests => judge::each_test(&stdout),
-            Judge::Lab | Judge::Hindrance(_) | Judge::Recording => Vec::new(),
+            Judge::Types | Judge::Lab | Judge::Hindrance(_) | Judge::Recording => Vec::new(),
         };
         Ok(match check.judge {
             Judge::Doctor => {
@@ -118,6 +130,13 @@ impl Bench {
             }
             Judge::Tests => judge::tests(&stdout, &stderr, status),
             Judge::Hindrance(hindrance) => hindrances::judge(hindrance, pinned, &stdout),
+            Judge::Types => {
+                ensure!(status == 0, "{}", ended());
+                match &self.live {
+                    Some(live) => types::judge(&stdout, live, place.folder())?,
+                    None => Judgement::skipped("the live tests were not built for this machine"),
+                }
+            }
             Judge::Lab => judge::lab(&stdout, &stderr, status),
             Judge::Recording => {
                 ensure!(status == 0, "{}", ended());

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use super::hindrances::{self, Hindrance};
+use super::{
+    hindrances::{self, Hindrance},
+    types,
+};
 use crate::vm::kernels::Backend;
 
 /// The live tests of an ordinary matrix: each feature once, by one of the tests that need most of the kernel.
@@ -71,6 +74,8 @@ pub(super) enum Judge {
     Doctor,
     /// The output of a test program.
     Tests,
+    /// The kernel's types.
+    Types,
     /// The JSON of `tcptrace lab run`.
     Lab,
     /// What was tried where something is taken away.
@@ -94,6 +99,7 @@ pub(super) fn all(full: bool) -> Vec<Check> {
     checks.push(tests("hindrances", None, "live 'hindrances:'", 900));
     checks.extend(hindrances::checks());
     checks.push(agreement(full));
+    checks.push(of_types());
     checks.extend(each.map(lab));
     checks.extend(each.map(recording));
     checks
@@ -160,6 +166,17 @@ fn agreement(full: bool) -> Check {
         format!("TCPTRACE_LIVE_ONLY='{only}' live")
     };
     tests("agreement", Some(Backend::Fentry), &script, 900)
+}
+
+fn of_types() -> Check {
+    Check {
+        name: "types",
+        backend: None,
+        script: types::SCRIPT.to_owned(),
+        limit: Duration::from_secs(300),
+        judge: Judge::Types,
+        needs_modules: false,
+    }
 }
 
 fn tests(name: &'static str, backend: Option<Backend>, script: &str, seconds: u64) -> Check {

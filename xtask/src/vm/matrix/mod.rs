@@ -1,6 +1,7 @@
 //! Owns `cargo xtask vm --matrix`: every check under every kernel, side by side, and what came of it.
 
 mod bench;
+mod bulk;
 mod checks;
 mod equipment;
 mod fetch;
@@ -8,6 +9,7 @@ mod hindrances;
 mod judge;
 mod recording;
 mod table;
+mod types;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -153,7 +155,10 @@ fn rows(args: &Options, memory_mb: u32) -> Result<Vec<Row>> {
     build_ebpf::ensure()?;
     let own = Linkage::for_guests(Arch::Amd64)?;
     let entrants = entrants(kernels, &own)?;
+    let of_this_machine = |entrant: &&Entrant| entrant.pinned.arch == Arch::Amd64;
+    let mut of_this_machine = entrants.iter().filter(of_this_machine);
     let bench = Bench {
+        live: of_this_machine.find_map(Entrant::live).cloned(),
         // This machine replays what guests record, whatever they are.
         tracer: suites::build_tracer(&own, Speed::Optimised)?,
         checks,

@@ -1,13 +1,10 @@
 //! Owns the check of a recording: what the guest wrote is replayed on the host, and must show the same.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::bulk;
 use crate::process;
 
 /// What stands before the two parts of the output.
@@ -28,18 +25,9 @@ pub(super) fn judge(stdout: &str, tracer: &Path, folder: &Path) -> Result<String
         "the trace told nothing of {}",
         missing.join(", ")
     );
-    let (text, recording) = (folder.join("recording.base64"), folder.join("it.rec"));
-    fs::write(&text, encoded)?;
+    let recording = folder.join("it.rec");
+    bulk::decode(encoded, &recording)?;
     fs::write(folder.join("replay.guest"), of_guest)?;
-    let decoded = Command::new("base64")
-        .arg("-d")
-        .arg(&text)
-        .stdin(Stdio::null())
-        .stdout(fs::File::create(&recording)?)
-        .status()
-        .context("cannot run `base64`")?;
-    ensure!(decoded.success(), "what the guest wrote is no base64");
-    fs::remove_file(&text)?;
     let of_host = process::capture(
         Command::new(tracer)
             .arg("replay")

@@ -186,7 +186,7 @@ pub(super) fn text(rows: &[Row]) -> String {
 /// |---|---|
 /// | `kernel` | the label: `6.1`, `6.1 arm64` |
 /// | `version`, `pinned` | the version of its packages (`null`: it could not be had), and that in the table of kernels |
-/// | `check` | `doctor`, `live`, `bind rules`, `hindrances`, `ftrace off`, `lockdown`, `lab`, `recording` |
+/// | `check` | `doctor`, `live`, `bind rules`, `hindrances`, `ftrace off`, `lockdown`, `agreement`, `types`, `lab`, `recording` |
 /// | `backend` | `fentry`, `timer`; `null`: the tracer's choice |
 /// | `result` | `pass`, `fail`, `skipped` |
 /// | `note` | what passed, what failed and how, or why it was skipped |
