@@ -94,12 +94,12 @@ pub(super) fn all(full: bool) -> Vec<Check> {
     ];
     if full {
         checks.push(live(full, Some(Backend::Timer)));
+        checks.push(of_types());
     }
     // Those of a process: capabilities, privileges, BTF, tracefs.
     checks.push(tests("hindrances", None, "live 'hindrances:'", 900));
     checks.extend(hindrances::checks());
     checks.push(agreement(full));
-    checks.push(of_types());
     checks.extend(each.map(lab));
     checks.extend(each.map(recording));
     checks
