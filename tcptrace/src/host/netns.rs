@@ -160,22 +160,47 @@ impl Namespace {
     }
 }
 
-/// Runs `body` in a new network namespace, on a thread of its own: nothing is in it but `lo`, which is down.
-/// The kernel takes it down when the last of what `body` opens there has gone.
-///
-/// # Errors
-/// `CAP_SYS_ADMIN` is missing, or the kernel's limit is reached; `body` has not run then.
-pub fn inside_new<T: Send>(body: impl FnOnce() -> T + Send) -> io::Result<T> {
+/// A network namespace that nobody else knows. Nothing is in it but `lo`, which is down; the kernel takes it
+/// down when this and all that was opened there have gone.
+pub struct NewNamespace(File);
+
+impl NewNamespace {
+    /// Makes one. That of the calling thread stays as it is.
+    ///
+    /// # Errors
+    /// `CAP_SYS_ADMIN` is missing, or the kernel's limit is reached.
+    pub fn make() -> io::Result<Self> {
+        in_a_thread(|| {
+            // SAFETY: unshare(2) takes an integer; CLONE_NEWNET moves the calling thread alone.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
+                File::open("/proc/thread-self/ns/net").map(Self)
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        })
+    }
+
+    /// Runs `body` in it, on a thread of its own.
+    ///
+    /// # Errors
+    /// As [`Self::make`]; `body` has not run then.
+    pub fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> io::Result<T> {
+        in_a_thread(|| {
+            // SAFETY: setns(2) only takes the descriptor, which is open.
+            if unsafe { libc::setns(self.0.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
+                Ok(body())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        })
+    }
+}
+
+/// A namespace is a thread's.
+fn in_a_thread<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|threads| {
         threads
-            .spawn(|| {
-                // SAFETY: unshare(2) takes an integer; CLONE_NEWNET moves the calling thread alone.
-                if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
-                    Ok(body())
-                } else {
-                    Err(io::Error::last_os_error())
-                }
-            })
+            .spawn(body)
             .join()
             .unwrap_or_else(|panic| panic::resume_unwind(panic))
     })

@@ -31,7 +31,7 @@ use self::sockets::{
 use super::is_up;
 use crate::host::{
     interface,
-    netns::{self, Namespace},
+    netns::{Namespace, NewNamespace},
 };
 
 /// `TCP_LINGER2` of A, in s: how long its minisocket would stay in FIN_WAIT2. No default of any kernel.
@@ -94,16 +94,17 @@ pub struct Watched {
     pub stamps: bool,
 }
 
-/// Plays it at this loopback address of a new network namespace. `announce` is told the namespace's inode
-/// number and the port before anything happens.
+/// Plays it at this loopback address of `stage`. `announce` is told the namespace's inode number and the port
+/// before anything happens.
 ///
 /// # Errors
 /// Why it cannot be played, in words that go on after "because".
 pub fn play(
+    stage: &NewNamespace,
     address: IpAddr,
     announce: impl FnOnce(u32, u16) -> anyhow::Result<()> + Send,
 ) -> Result<Played, String> {
-    netns::inside_new(|| {
+    let play = || {
         interface::bring_up("lo").map_err(|error| format!("lo cannot be brought up: {error}"))?;
         if !is_up(address) {
             return Err(format!(
@@ -113,10 +114,10 @@ pub fn play(
         let netns = Namespace::own()?.inode;
         perform(address, netns, announce)
             .map_err(|error| format!("a connection with oneself at {address} failed: {error}"))
-    })
-    .unwrap_or_else(|error| {
+    };
+    stage.inside(play).unwrap_or_else(|error| {
         Err(format!(
-            "it is made in a network namespace of its own, which takes CAP_SYS_ADMIN ({error})"
+            "the network namespace for it cannot be entered: {error}"
         ))
     })
 }
