@@ -2,6 +2,7 @@
 
 mod bucket;
 mod calls;
+mod field;
 mod file;
 mod layout;
 
@@ -18,20 +19,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use btf_rs::{Backend, Btf, Enum, Type};
 use tcptrace_common::{CommonWindow, LocalWindow, Offsets, OwnerWindow};
 
+use self::field::Field;
+
 /// Where the kernel shows its own BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Type names for modifiers and typedefs are followed at most so often.
 const MAX_CHAIN: usize = 16;
-
-/// A field: where it is and how large.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Field {
-    bit: u32,
-    /// Size in bits, for bit fields only.
-    bits: Option<u32>,
-    type_id: u32,
-}
 
 /// The BTF of a kernel.
 pub struct KernelTypes {
@@ -199,23 +193,28 @@ impl KernelTypes {
 
     /// Byte offset of an ordinary field.
     fn byte(&self, structure: &str, path: &str) -> Result<u32> {
-        let field = self.field(structure, path)?;
-        if !field.bit.is_multiple_of(8) || field.bits.is_some() {
-            bail!("struct {structure}: {path} has become a bit field");
-        }
-        Ok(field.bit / 8)
+        self.field(structure, path)?.byte(structure, path)
     }
 
     /// The same, of a field of which the programs read so many bytes.
     fn sized(&self, structure: &str, path: &str, bytes: usize) -> Result<u32> {
-        let offset = self.byte(structure, path)?;
-        let size = self.bytes_of(self.field(structure, path)?.type_id);
-        match size {
+        let field = self.field(structure, path)?;
+        let offset = field.byte(structure, path)?;
+        match self.bytes_of(field.type_id) {
             Some(size) if size < bytes => {
                 bail!("struct {structure}: {path} has {size} bytes, where {bytes} are read")
             }
             _ => Ok(offset),
         }
+    }
+
+    /// Byte offset of a field that not every kernel has; `None` where there is none.
+    fn optional(&self, structure: &str, path: &str) -> Result<Option<u32>> {
+        if self.structure(structure).is_err() {
+            return Ok(None);
+        }
+        let found = self.find(structure, path)?;
+        found.map(|field| field.byte(structure, path)).transpose()
     }
 
     /// Byte offset of a field that fills one byte, whether declared as a bit field of 8 bits or not.
@@ -312,20 +311,7 @@ impl KernelTypes {
 
     /// Byte offset and mask of a bit field that lies within one byte.
     fn bits(&self, structure: &str, path: &str) -> Result<(u32, u32)> {
-        let field = self.field(structure, path)?;
-        let size = field.bits.unwrap_or(8);
-        if field.bit % 8 + size > 8 {
-            bail!("struct {structure}: {path} no longer lies within one byte");
-        }
-        Ok((field.bit / 8, ((1 << size) - 1) << (field.bit % 8)))
-    }
-
-    /// Byte offset of a field that not every kernel has; `None` where there is none.
-    fn optional(&self, structure: &str, path: &str) -> Result<Option<u32>> {
-        if self.structure(structure).is_err() || self.find(structure, path)?.is_none() {
-            return Ok(None);
-        }
-        self.byte(structure, path).map(Some)
+        self.field(structure, path)?.byte_and_mask(structure, path)
     }
 
     /// Follows `path`, names separated by dots, from `structure`.

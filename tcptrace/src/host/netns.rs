@@ -84,17 +84,12 @@ impl Namespace {
     /// Those of [`Self::enter`]; `body` has not run then.
     pub fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> io::Result<T> {
         // setns(2) moves the thread that calls it, and /proc/sys/net shows the namespace of who reads it.
-        thread::scope(|threads| {
-            threads
-                .spawn(|| {
-                    // A new thread is where its parent is.
-                    if !Self::own().is_ok_and(|own| own.inode == self.inode) {
-                        self.enter()?;
-                    }
-                    Ok(body())
-                })
-                .join()
-                .unwrap_or_else(|panic| panic::resume_unwind(panic))
+        in_a_thread(|| {
+            // A new thread is where its parent is.
+            if !Self::own().is_ok_and(|own| own.inode == self.inode) {
+                self.enter()?;
+            }
+            Ok(body())
         })
     }
 
@@ -322,13 +317,10 @@ mod tests {
         let own = device_list(Path::new("/proc/self/ns/net"));
         assert!(own.is_some());
         assert_eq!(own, device_list(&Namespace::own().unwrap().path));
-        let elsewhere = thread::spawn(|| {
-            // SAFETY: unshare(2) takes an integer; it moves this thread alone.
-            let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
-            moved.then(|| device_list(Path::new("/proc/thread-self/ns/net")))
-        });
         // Without privileges there is no other namespace to compare with.
-        if let Some(other) = elsewhere.join().unwrap() {
+        if let Ok(elsewhere) = NewNamespace::make() {
+            let list = || device_list(Path::new("/proc/thread-self/ns/net"));
+            let other = elsewhere.inside(list).unwrap();
             assert!(other.is_some() && other != own, "{other:?}, {own:?}");
         }
     }

@@ -88,10 +88,10 @@ impl KernelTypes {
 
     /// A bit field that may be missing.
     fn some_bits(&self, structure: &str, path: &str) -> Result<Bits> {
-        if self.find(structure, path)?.is_none() {
+        let Some(field) = self.find(structure, path)? else {
             return Ok(Bits::NONE);
-        }
-        let (byte, mask) = self.bits(structure, path)?;
+        };
+        let (byte, mask) = field.byte_and_mask(structure, path)?;
         Ok(Bits { byte, mask })
     }
 

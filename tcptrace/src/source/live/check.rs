@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use tcptrace_common::{CheckedConnections, Offsets};
+use tcptrace_common::CheckedConnections;
 use tcptrace_model::{EndedBy, Input, Reset, TcpState};
 
 use super::{Live, decoded};
@@ -59,9 +59,7 @@ impl Live {
         let watched = Watched {
             minisockets: backend.is_some(),
             verdicts: backend == Some(&TimeWaitBackend::Fentry),
-            stamps: types
-                .offsets()
-                .is_ok_and(|offsets| offsets.tw_entry_stamp != Offsets::ABSENT),
+            stamps: self.attached.entry_stamp,
         };
         let stage = match NewNamespace::make() {
             Ok(stage) => stage,
