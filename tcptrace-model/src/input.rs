@@ -118,6 +118,39 @@ pub struct Evidence {
     pub exit_code: u32,
 }
 
+impl Evidence {
+    /// That of a socket with an open descriptor and nothing special.
+    pub const OPEN: Self = Self {
+        error: 0,
+        receive_shutdown: false,
+        send_shutdown: false,
+        orphan: false,
+        file: File::Open,
+        linger_zero: false,
+        no_fin_wait2: false,
+        user_timeout_ms: 0,
+        exiting: false,
+        kernel_thread: false,
+        exit_code: 0,
+    };
+
+    /// That at close(): the last descriptor is gone, and net/ipv4/tcp.c `__tcp_close` (v6.18) has set both bits
+    /// of `sk_shutdown` before it changes the state.
+    pub const RELEASED: Self = Self {
+        receive_shutdown: true,
+        send_shutdown: true,
+        file: File::Released,
+        ..Self::OPEN
+    };
+
+    /// That after close(), when the kernel goes on alone.
+    pub const ORPHAN: Self = Self {
+        orphan: true,
+        file: File::None,
+        ..Self::RELEASED
+    };
+}
+
 /// Who holds a socket (`sk_socket`, and the `struct file` behind it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum File {

@@ -119,17 +119,10 @@ fn step(index: u64) -> Step {
     let port = 1024 + u16::try_from(connection % 60_000).unwrap_or(0);
     let (oldstate, newstate) = (LIFE[change], LIFE[change + 1]);
     let evidence = matches!(newstate, TcpState::FinWait1 | TcpState::Close).then_some(Evidence {
-        error: 0,
-        receive_shutdown: false,
         send_shutdown: true,
         orphan: true,
         file: File::Released,
-        linger_zero: false,
-        no_fin_wait2: false,
-        user_timeout_ms: 0,
-        exiting: false,
-        kernel_thread: false,
-        exit_code: 0,
+        ..Evidence::OPEN
     });
     Step::Input(Input::Transition(Transition {
         ts_ns: 1_000_000_000_000 + index * 1000,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tcptrace_model::{
-    Accepted, Comm, EndedBy, Evidence, File, Input, Minisocket, MinisocketEnded, MinisocketEntered,
+    Accepted, Comm, EndedBy, Evidence, Input, Minisocket, MinisocketEnded, MinisocketEntered,
     Phase, Settings, Socket, Task,
     TcpState::{
         self, Close, CloseWait, Established, FinWait1, FinWait2, LastAck, Listen, SynRecv, SynSent,
@@ -23,26 +23,6 @@ const APP: Task = Task {
     pid: 100,
     tid: 100,
     comm: Comm(*b"application\0\0\0\0\0"),
-};
-
-const RELEASED: Evidence = Evidence {
-    error: 0,
-    receive_shutdown: true,
-    send_shutdown: true,
-    orphan: false,
-    file: File::Released,
-    linger_zero: false,
-    no_fin_wait2: false,
-    user_timeout_ms: 0,
-    exiting: false,
-    kernel_thread: false,
-    exit_code: 0,
-};
-
-const ORPHAN: Evidence = Evidence {
-    orphan: true,
-    file: File::None,
-    ..RELEASED
 };
 
 /// Connections that come and go, and a tracker that is told of them.
@@ -118,10 +98,10 @@ impl Traffic {
         let chosen = usize::try_from(self.random % self.open.len() as u64).unwrap_or(0);
         let life = self.open.swap_remove(chosen);
         let (client, server) = ends(life);
-        self.goes(&client, Established, FinWait1, Some(RELEASED));
+        self.goes(&client, Established, FinWait1, Some(Evidence::RELEASED));
         self.goes(&server, Established, CloseWait, None);
         self.goes(&client, FinWait1, FinWait2, None);
-        self.goes(&server, CloseWait, LastAck, Some(RELEASED));
+        self.goes(&server, CloseWait, LastAck, Some(Evidence::RELEASED));
         let ts_ns = self.step();
         self.tell(Input::MinisocketEntered(MinisocketEntered {
             ts_ns,
@@ -130,8 +110,8 @@ impl Traffic {
             phase: Phase::TimeWait,
             timeout_ns: MINUTE_NS,
         }));
-        self.goes(&client, FinWait2, Close, Some(ORPHAN));
-        self.goes(&server, LastAck, Close, Some(ORPHAN));
+        self.goes(&client, FinWait2, Close, Some(Evidence::ORPHAN));
+        self.goes(&server, LastAck, Close, Some(Evidence::ORPHAN));
         self.waiting.push_back(life);
     }
 

@@ -88,37 +88,9 @@ pub(crate) fn listener(sk: u64, local: &str) -> Socket {
     }
 }
 
-/// A socket with an open descriptor and nothing special.
-pub(crate) const OPEN: Evidence = Evidence {
-    error: 0,
-    receive_shutdown: false,
-    send_shutdown: false,
-    orphan: false,
-    file: File::Open,
-    linger_zero: false,
-    no_fin_wait2: false,
-    user_timeout_ms: 0,
-    exiting: false,
-    kernel_thread: false,
-    exit_code: 0,
-};
-
-/// close(): the last descriptor is gone (`__tcp_close` sets both shutdown bits first).
-pub(crate) const RELEASED: Evidence = Evidence {
-    file: File::Released,
-    receive_shutdown: true,
-    send_shutdown: true,
-    ..OPEN
-};
-
-/// After close().
-pub(crate) const ORPHAN: Evidence = Evidence {
-    file: File::None,
-    receive_shutdown: true,
-    send_shutdown: true,
-    orphan: true,
-    ..OPEN
-};
+pub(crate) const OPEN: Evidence = Evidence::OPEN;
+pub(crate) const RELEASED: Evidence = Evidence::RELEASED;
+pub(crate) const ORPHAN: Evidence = Evidence::ORPHAN;
 
 /// A child that nobody has accepted.
 pub(crate) const UNACCEPTED: Evidence = Evidence {

@@ -22,7 +22,7 @@ use std::{
 
 use socket2::Socket;
 use tcptrace_model::{
-    EndedBy, Evidence, File, Input, MinisocketEnded, MinisocketEntered, Phase, TcpState, Transition,
+    EndedBy, Evidence, Input, MinisocketEnded, MinisocketEntered, Phase, TcpState, Transition,
 };
 
 use self::sockets::{
@@ -200,30 +200,6 @@ fn perform(
 )]
 fn steps([l, a, b, c, d]: [Who; 5], server: SocketAddr, client: SocketAddr) -> Vec<Step> {
     use TcpState::{Close, CloseWait, Established, FinWait1, FinWait2, LastAck, Listen};
-    let nothing = Evidence {
-        error: 0,
-        receive_shutdown: false,
-        send_shutdown: false,
-        orphan: false,
-        file: File::Open,
-        linger_zero: false,
-        no_fin_wait2: false,
-        user_timeout_ms: 0,
-        exiting: false,
-        kernel_thread: false,
-        exit_code: 0,
-    };
-    let closing = Evidence {
-        receive_shutdown: true,
-        send_shutdown: true,
-        file: File::Released,
-        ..nothing
-    };
-    let orphan = Evidence {
-        orphan: true,
-        file: File::None,
-        ..closing
-    };
     let step = |who, from, to, evidence, own_task| {
         let (local, remote) = match who {
             who if who == c || who == d => (client, server),
@@ -242,16 +218,16 @@ fn steps([l, a, b, c, d]: [Who; 5], server: SocketAddr, client: SocketAddr) -> V
         }
     };
     vec![
-        step(a, Established, FinWait1, closing, true),
-        step(a, FinWait2, Close, orphan, false),
-        step(c, CloseWait, LastAck, closing, true),
+        step(a, Established, FinWait1, Evidence::RELEASED, true),
+        step(a, FinWait2, Close, Evidence::ORPHAN, false),
+        step(c, CloseWait, LastAck, Evidence::RELEASED, true),
         step(
             b,
             Established,
             FinWait1,
             Evidence {
                 send_shutdown: true,
-                ..nothing
+                ..Evidence::OPEN
             },
             true,
         ),
@@ -261,7 +237,7 @@ fn steps([l, a, b, c, d]: [Who; 5], server: SocketAddr, client: SocketAddr) -> V
             Close,
             Evidence {
                 no_fin_wait2: true,
-                ..orphan
+                ..Evidence::ORPHAN
             },
             true,
         ),
@@ -273,7 +249,7 @@ fn steps([l, a, b, c, d]: [Who; 5], server: SocketAddr, client: SocketAddr) -> V
                 // net/ipv4/tcp_input.c `tcp_reset` (v6.18), in CLOSE_WAIT.
                 error: 32,
                 receive_shutdown: true,
-                ..nothing
+                ..Evidence::OPEN
             },
             false,
         ),
@@ -283,7 +259,7 @@ fn steps([l, a, b, c, d]: [Who; 5], server: SocketAddr, client: SocketAddr) -> V
             Close,
             Evidence {
                 linger_zero: true,
-                ..closing
+                ..Evidence::RELEASED
             },
             true,
         ),

@@ -2,7 +2,7 @@
 
 use std::{fs, net::Ipv4Addr, num::NonZeroU64};
 
-use tcptrace_model::{Comm, Minisocket, Socket as Seen, Task};
+use tcptrace_model::{Comm, File, Minisocket, Socket as Seen, Task};
 
 use super::*;
 
