@@ -67,7 +67,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     } = attempt(&checks, args.types.btf.clone());
     checks.extend(tried);
     let can_trace = demand(&checks).is_ok();
-    let features = features::all(abilities.as_ref());
+    let features = features::all(abilities.as_ref(), args.types.btf.as_deref());
     let report = Report {
         kind: "doctor",
         version: env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,7 @@
 //! Owns the list of what tcptrace can show, and how much of it the running kernel allows. The same list
 //! is in docs/kernel-support.md.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::Path};
 
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
@@ -152,10 +152,11 @@ const ONLY_BOUND: Feature = Feature {
     without: "counts of ports in use lack them",
 };
 
-/// Every feature, on a kernel that can be traced: `abilities`; or on one that cannot.
-pub(super) fn all(abilities: Option<&Abilities>) -> Vec<Found> {
+/// Every feature, on a kernel that can be traced: `abilities`; or on one that cannot. `btf`: the user's file of
+/// the kernel's types, if there is one.
+pub(super) fn all(abilities: Option<&Abilities>, btf: Option<&Path>) -> Vec<Found> {
     match abilities {
-        Some(abilities) => of_trace(abilities),
+        Some(abilities) => of_trace(abilities, btf),
         None => [
             &TRANSITIONS,
             &TIME_WAIT,
@@ -177,7 +178,7 @@ pub(super) fn all(abilities: Option<&Abilities>) -> Vec<Found> {
     }
 }
 
-fn of_trace(can: &Abilities) -> Vec<Found> {
+fn of_trace(can: &Abilities, btf: Option<&Path>) -> Vec<Found> {
     let mut all = vec![full(&TRANSITIONS, Some("raw_tracepoint"))];
     all.extend(of_minisockets(can));
     all.push(match &can.no_resets {
@@ -190,7 +191,7 @@ fn of_trace(can: &Abilities) -> Vec<Found> {
         none(&RESET_REASONS, "this kernel's tcp_send_reset has no reason")
     });
     all.extend(of_calls(can));
-    all.push(explain());
+    all.push(explain(btf));
     all.push(match can.accepts {
         Some(backend) => full(&ACCEPT, Some(backend.name())),
         None => none(
@@ -271,8 +272,8 @@ fn of_calls(can: &Abilities) -> [Found; 4] {
 }
 
 /// Runs the program once, on a port that nobody has.
-fn explain() -> Found {
-    let listed = KernelTypes::running()
+fn explain(btf: Option<&Path>) -> Found {
+    let listed = KernelTypes::of(btf)
         .and_then(|types| Lister::load(&types))
         .and_then(|mut lister| lister.list(1, 0, |_| true));
     match listed {
