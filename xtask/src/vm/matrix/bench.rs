@@ -118,17 +118,16 @@ impl Bench {
             status,
         } = self.guest(ready, pinned, check, &place, row)?;
         let ended = || format!("it ended with {status}: {}", judge::last_line(&stderr));
-        row.details = match check.judge {
-            Judge::Doctor => judge::features(&stdout),
-            Judge::Tests => judge::each_test(&stdout),
-            Judge::Types | Judge::Lab | Judge::Hindrance(_) | Judge::Recording => Vec::new(),
-        };
         Ok(match check.judge {
             Judge::Doctor => {
                 let found = Doctor::parse(&stdout).with_context(ended)?;
+                row.details.clone_from(&found.features);
                 doctor.insert(found).judge(pinned)
             }
-            Judge::Tests => judge::tests(&stdout, &stderr, status),
+            Judge::Tests => {
+                row.details = judge::each_test(&stdout);
+                judge::tests(&stdout, &stderr, status)
+            }
             Judge::Hindrance(hindrance) => hindrances::judge(hindrance, pinned, &stdout),
             Judge::Types => {
                 ensure!(status == 0, "{}", ended());

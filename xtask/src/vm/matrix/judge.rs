@@ -37,6 +37,8 @@ pub(super) struct Doctor {
     calls: String,
     /// What is not as good as it could be: name and finding.
     degraded: Vec<(String, String)>,
+    /// What it says of each feature, as it says it.
+    pub(super) features: Vec<Value>,
 }
 
 impl Judgement {
@@ -83,6 +85,7 @@ impl Doctor {
             time_wait: backend("time_wait"),
             calls: backend("calls"),
             degraded: degraded.collect(),
+            features: report["features"].as_array().cloned().unwrap_or_default(),
         })
     }
 
@@ -142,14 +145,6 @@ impl Doctor {
             Backend::Timer
         }
     }
-}
-
-/// What the doctor says of each feature, as it says it.
-pub(super) fn features(stdout: &str) -> Vec<Value> {
-    let lines = stdout.lines().filter(|line| line.starts_with('{'));
-    let reports = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let features = reports.filter_map(|report| report["features"].as_array().cloned());
-    features.flatten().collect()
 }
 
 /// Each test with how it ended: objects with `name` and `result`, which is `pass`, `fail` or `skipped`.
@@ -391,7 +386,8 @@ mod tests {
     #[test]
     fn features_are_taken_as_the_doctor_says_them() {
         let report = json!({"features": [{"name": "calls", "support": "full"}]});
-        let features = features(&format!("noise\n{report}\n"));
+        let doctor = Doctor::parse(&format!("noise\n{report}\n")).expect("it is a report");
+        let features = doctor.features;
         assert_eq!(features.len(), 1);
         assert_eq!(features[0]["support"], "full");
     }
