@@ -5,21 +5,20 @@ mod calls;
 mod field;
 mod file;
 mod layout;
+mod names;
+mod open;
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io::{Read, Seek, SeekFrom, Write},
-    os::fd::{AsRawFd, FromRawFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
-use btf_rs::{Backend, Btf, Enum, Type};
+use anyhow::{Context, Result, bail};
+use btf_rs::{Btf, Enum, Type};
 use tcptrace_common::{CommonWindow, LocalWindow, Offsets, OwnerWindow};
 
-use self::field::Field;
+use self::{field::Field, names::Names};
 
 /// Where the kernel shows its own BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -30,49 +29,14 @@ const MAX_CHAIN: usize = 16;
 /// The BTF of a kernel.
 pub struct KernelTypes {
     btf: Btf,
-    /// The ids of structures that were looked up, by name: each time the file is searched, for about 1 ms.
+    names: Names,
+    /// The ids of structures that were looked up, by name.
     structures: Mutex<HashMap<String, u32>>,
     /// The user's file that they come from; `None` for the kernel's own.
     file: Option<PathBuf>,
 }
 
 impl KernelTypes {
-    /// That of the running kernel.
-    ///
-    /// # Errors
-    /// When the kernel has none, or it cannot be parsed.
-    pub fn running() -> Result<Self> {
-        Self::open(Path::new(VMLINUX))
-    }
-
-    /// That in a user's file of raw BTF (`--btf`), or that of the running kernel.
-    ///
-    /// # Errors
-    /// One sentence: what the file is instead; or as [`Self::running`].
-    pub fn of(file: Option<&Path>) -> Result<Self> {
-        let Some(path) = file else {
-            return Self::running();
-        };
-        file::check(path)?;
-        Ok(Self {
-            file: Some(path.to_owned()),
-            ..Self::open(path)?
-        })
-    }
-
-    /// That in a file of raw BTF.
-    ///
-    /// # Errors
-    /// When there is no such file, or it cannot be parsed.
-    pub fn open(path: &Path) -> Result<Self> {
-        let parsed = Btf::from_file_with_backend(path, Backend::Mmap)
-            // Before 6.16 the file in /sys cannot be mapped: a copy in memory can.
-            .or_else(|_| copy_in_memory(path).map(|(btf, _)| btf));
-        parsed
-            .map(Self::new)
-            .map_err(|error| anyhow!("cannot read BTF from {}: {error}", path.display()))
-    }
-
     /// What to do where these types turn out not to be those of the running kernel.
     #[must_use]
     pub fn remedy(&self) -> String {
@@ -174,9 +138,7 @@ impl KernelTypes {
     /// Whether the kernel has the tracepoint `name`: BTF has a typedef for each.
     #[must_use]
     pub fn has_tracepoint(&self, name: &str) -> bool {
-        self.btf
-            .resolve_ids_by_name(&format!("btf_trace_{name}"))
-            .is_ok_and(|ids| !ids.is_empty())
+        self.named(&format!("btf_trace_{name}")).next().is_some()
     }
 
     /// What this kernel keeps from eBPF programs by design, in one sentence; `None` for nothing.
@@ -242,33 +204,29 @@ impl KernelTypes {
     /// # Errors
     /// When this kernel has no such enum.
     pub fn enumerators(&self, name: &str) -> Result<Vec<(String, u32)>> {
-        let ids = self
-            .btf
-            .resolve_ids_by_name(name)
-            .map_err(|error| anyhow!("this kernel's BTF has no enum {name}: {error}"))?;
-        for id in ids {
-            if let Ok(Type::Enum(found)) = self.btf.resolve_type_by_id(id) {
-                return Ok(self.members(&found));
-            }
-        }
-        bail!("this kernel's BTF has no enum {name}")
+        self.named(name)
+            .find_map(|(_, found)| match found {
+                Type::Enum(found) => Some(self.members(&found)),
+                _ => None,
+            })
+            .with_context(|| format!("this kernel's BTF has no enum {name}"))
     }
 
     /// The names and numbers of the enum without a name whose first enumerator is `first`; none when there
     /// is no such enum.
     fn nameless_enum(&self, first: &str) -> Vec<(String, u32)> {
-        for id in self.btf.resolve_ids_by_name("").unwrap_or_default() {
-            if let Ok(Type::Enum(found)) = self.btf.resolve_type_by_id(id)
-                && let Some(member) = found.members.first()
-                && self
-                    .btf
-                    .resolve_name(member)
-                    .is_ok_and(|name| name == first)
-            {
-                return self.members(&found);
-            }
-        }
-        Vec::new()
+        self.named("")
+            .find_map(|(_, found)| match found {
+                Type::Enum(found)
+                    if (found.members.first())
+                        .and_then(|member| self.btf.resolve_name(member).ok())
+                        .is_some_and(|name| name == first) =>
+                {
+                    Some(self.members(&found))
+                }
+                _ => None,
+            })
+            .unwrap_or_default()
     }
 
     fn members(&self, of: &Enum) -> Vec<(String, u32)> {
@@ -281,19 +239,17 @@ impl KernelTypes {
     /// How many arguments the kernel function `name` has; `None` when there is no such function.
     #[must_use]
     pub fn arguments(&self, name: &str) -> Option<usize> {
-        for id in self.btf.resolve_ids_by_name(name).ok()? {
-            if let Ok(Type::Func(function)) = self.btf.resolve_type_by_id(id) {
-                return self.parameters(btf_rs::BtfType::get_type_id(&function)?);
-            }
-        }
-        None
+        self.named(name).find_map(|(_, found)| match found {
+            Type::Func(function) => self.parameters(btf_rs::BtfType::get_type_id(&function)?),
+            _ => None,
+        })
     }
 
     /// How many arguments the tracepoint `name` hands over; `None` when there is no such tracepoint.
     #[must_use]
     pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
         let typedef = format!("btf_trace_{name}");
-        let id = *self.btf.resolve_ids_by_name(&typedef).ok()?.first()?;
+        let (id, _) = self.named(&typedef).next()?;
         let Type::Ptr(pointer) = self.resolve(id)? else {
             return None;
         };
@@ -340,12 +296,13 @@ impl KernelTypes {
         Ok(Some(Field { bit, bits, type_id }))
     }
 
-    fn new(btf: Btf) -> Self {
-        Self {
-            btf,
-            structures: Mutex::default(),
-            file: None,
-        }
+    /// The structures, enums, functions and typedefs of this name, with their ids, lowest first.
+    fn named(&self, name: &str) -> impl Iterator<Item = (u32, Type)> {
+        self.names.candidates(name).filter_map(move |id| {
+            let found = self.btf.resolve_type_by_id(id).ok()?;
+            let its_name = self.btf.resolve_name(found.as_btf_type()?).ok()?;
+            (its_name == name).then_some((id, found))
+        })
     }
 
     fn structure(&self, name: &str) -> Result<u32> {
@@ -375,16 +332,9 @@ impl KernelTypes {
     }
 
     fn find_structure(&self, name: &str) -> Result<u32> {
-        let ids = self
-            .btf
-            .resolve_ids_by_name(name)
-            .map_err(|error| anyhow!("this kernel's BTF has no struct {name}: {error}"))?;
-        for id in ids {
-            if matches!(self.btf.resolve_type_by_id(id), Ok(Type::Struct(_))) {
-                return Ok(id);
-            }
-        }
-        bail!("this kernel's BTF has no struct {name}")
+        self.named(name)
+            .find_map(|(id, found)| matches!(found, Type::Struct(_)).then_some(id))
+            .with_context(|| format!("this kernel's BTF has no struct {name}"))
     }
 
     /// The member `name`, within anonymous structs and unions too; `None` when there is no such member.
@@ -489,30 +439,10 @@ fn owner_window(fields: &[(u32, u32)]) -> u32 {
     }
 }
 
-/// Copies the file to anonymous memory and maps that.
-fn copy_in_memory(path: &Path) -> Result<(Btf, File)> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|mut file| file.read_to_end(&mut bytes))
-        .context("cannot read it")?;
-    // SAFETY: memfd_create(2) takes a NUL-terminated name and returns a new descriptor or -1.
-    let fd = unsafe { libc::memfd_create(c"tcptrace-btf".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error()).context("cannot make a memory file");
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let mut copy = unsafe { File::from_raw_fd(fd) };
-    copy.write_all(&bytes)?;
-    copy.seek(SeekFrom::Start(0))?;
-    // A thread may have descriptors of its own.
-    let name = format!("/proc/thread-self/fd/{}", copy.as_raw_fd());
-    let btf =
-        Btf::from_file_with_backend(&name, Backend::Mmap).map_err(|error| anyhow!("{error}"))?;
-    Ok((btf, copy))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// The running kernel's types; the test says so when there are none to look at.
@@ -538,19 +468,28 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_in_memory_gives_the_same_offsets() {
+    fn each_name_is_found_where_a_search_of_the_whole_file_finds_it() {
         let Some(types) = running() else { return };
-        let (copied, _file) = copy_in_memory(Path::new(VMLINUX)).unwrap();
-        assert_eq!(
-            types.offsets().unwrap(),
-            KernelTypes::new(copied).offsets().unwrap()
-        );
-    }
-
-    #[test]
-    fn no_btf_is_an_error_that_names_the_file() {
-        let error = KernelTypes::open(Path::new("/no/such/btf")).err().unwrap();
-        assert!(error.to_string().contains("/no/such/btf"));
+        for name in [
+            "sock",
+            "tcp_sock",
+            "sk_buff",
+            "sock_flags",
+            "tcp_close",
+            "btf_trace_inet_sock_set_state",
+            "no_such_name",
+        ] {
+            let mut everywhere = types.btf.resolve_ids_by_name(name).unwrap();
+            everywhere.retain(|id| {
+                matches!(
+                    types.btf.resolve_type_by_id(*id),
+                    Ok(Type::Struct(_) | Type::Enum(_) | Type::Func(_) | Type::Typedef(_))
+                )
+            });
+            let found: Vec<u32> = types.named(name).map(|(id, _)| id).collect();
+            assert_eq!(found, everywhere, "{name}");
+            assert_eq!(found.is_empty(), name == "no_such_name", "{name}");
+        }
     }
 
     #[test]

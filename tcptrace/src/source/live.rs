@@ -115,7 +115,7 @@ impl Live {
             Backend::Timer => request.calls.may_be_fentry(),
         };
         let btf = thread::spawn(move || types_of_functions(may_be_fentry));
-        let loader = EbpfLoader::new();
+        let loader = thread::spawn(EbpfLoader::new);
         let machine = Machine::probe().with_types(request.btf.as_deref());
         preflight::demand(&machine.checks(request.buffer_bytes))?;
         let types = KernelTypes::of(request.btf.as_deref())
@@ -144,7 +144,7 @@ impl Live {
             .join()
             .unwrap_or_else(|panic| panic::resume_unwind(panic));
         let attached = Attached::new(
-            loader,
+            (loader.join()).unwrap_or_else(|panic| panic::resume_unwind(panic)),
             &Setup {
                 config,
                 ports: request.filters.ports.clone(),
