@@ -30,7 +30,7 @@ const VM_LIMIT: Duration = Duration::from_secs(3600);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask test                    everything, under stock kernels 5.10, 6.1, 6.12 and 7.2 as well
-  cargo xtask test --full             under every kernel of the matrix, for hours
+  cargo xtask test --full             under every kernel of the matrix, for two hours or three
   cargo xtask test --no-vm --no-live  what needs neither root nor a kernel: the quick ones
   cargo xtask test ipv6               the tests with ipv6 in their name, in every suite")]
 pub(crate) struct Args {

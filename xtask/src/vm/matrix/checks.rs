@@ -11,7 +11,7 @@ use super::{
 };
 use crate::vm::kernels::Backend;
 
-/// The live tests of an ordinary matrix: each feature once, by one of the tests that need most of the kernel.
+/// The live tests, unless every one is asked for: each feature once, by one of the tests that need most of the kernel.
 /// What has a check of its own (the rules of bind(), the lab) is not among them, nor the two that start
 /// dozens of traces, which took more than half of the time.
 const BRIEF: [&str; 26] = [
@@ -85,16 +85,26 @@ pub(super) enum Judge {
     Recording,
 }
 
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Depth {
+    /// What the full matrix has and the default one has not.
+    pub(super) full: bool,
+    /// Every live test, not one for each feature.
+    pub(super) every_test: bool,
+}
+
 /// All checks, that of the doctor first: it says which backends there are.
-pub(super) fn all(full: bool) -> Vec<Check> {
+pub(super) fn all(depth: Depth) -> Vec<Check> {
     let each = [Backend::Fentry, Backend::Timer];
+    let full = depth.full;
     let mut checks = vec![
         doctor(),
-        live(full, None),
+        live(depth, None),
         tests("bind rules", None, bind_rules(full), 1800),
     ];
     if full {
-        checks.push(live(full, Some(Backend::Timer)));
+        checks.push(live(depth, Some(Backend::Timer)));
         checks.push(of_types());
     }
     // Those of a process: capabilities, privileges, BTF, tracefs.
@@ -141,11 +151,11 @@ fn bind_rules(full: bool) -> &'static str {
     }
 }
 
-fn live(full: bool, backend: Option<Backend>) -> Check {
+fn live(depth: Depth, backend: Option<Backend>) -> Check {
     let backend_of = backend.map_or_else(String::new, |backend| {
         format!("TCPTRACE_LIVE_BACKEND={} ", backend.word())
     });
-    let (script, seconds) = if full {
+    let (script, seconds) = if depth.every_test {
         (format!("{backend_of}live --skip '{AGREEMENT}'"), 7200)
     } else {
         let only = BRIEF.join("|");
@@ -222,10 +232,19 @@ mod tests {
 
     use super::*;
 
+    const DEFAULT: Depth = Depth {
+        full: false,
+        every_test: false,
+    };
+    const FULL: Depth = Depth {
+        full: true,
+        every_test: false,
+    };
+
     #[test]
     fn the_doctor_comes_first_and_each_check_is_there_once() {
-        for full in [false, true] {
-            let checks = all(full);
+        for depth in [DEFAULT, FULL] {
+            let checks = all(depth);
             assert_eq!(checks[0].judge, Judge::Doctor);
             let labels: BTreeSet<String> = checks.iter().map(Check::label).collect();
             assert_eq!(labels.len(), checks.len());
@@ -233,18 +252,26 @@ mod tests {
     }
 
     #[test]
-    fn only_the_full_matrix_runs_every_live_test() {
-        let scripts = |full| -> Vec<String> {
-            let checks = all(full).into_iter().filter(|check| check.name == "live");
+    fn every_live_test_is_run_only_where_that_is_asked_for() {
+        let scripts = |depth| -> Vec<String> {
+            let checks = all(depth).into_iter().filter(|check| check.name == "live");
             checks.map(|check| check.script).collect()
         };
-        let brief = scripts(false).concat();
+        let brief = scripts(DEFAULT).concat();
         assert!(
             brief.contains("TCPTRACE_LIVE_ONLY='time_wait: what ends it|"),
             "{brief}"
         );
+        let with_timers = "TCPTRACE_LIVE_BACKEND=timer live";
+        let full = scripts(FULL);
+        assert_eq!(full[0], brief);
+        assert!(full[1].ends_with(with_timers), "{}", full[1]);
+        let every = Depth {
+            every_test: true,
+            ..FULL
+        };
         assert_eq!(
-            scripts(true),
+            scripts(every),
             [
                 "live --skip 'agreement: '",
                 "TCPTRACE_LIVE_BACKEND=timer live --skip 'agreement: '"
@@ -254,12 +281,12 @@ mod tests {
 
     #[test]
     fn what_compares_the_backends_runs_where_the_doctor_has_found_both() {
-        for full in [false, true] {
-            let checks = all(full);
+        for depth in [DEFAULT, FULL] {
+            let checks = all(depth);
             let agreement = checks.iter().find(|check| check.name == "agreement");
             let agreement = agreement.expect("it is among the checks");
             assert_eq!(agreement.backend, Some(Backend::Fentry));
-            assert_eq!(agreement.script == "live 'agreement: '", full);
+            assert_eq!(agreement.script == "live 'agreement: '", depth.full);
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
     fs,
     path::PathBuf,
     process::ExitCode,
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::{
     bench::{Bench, Entrant, Ready},
-    checks::{Check, Judge},
+    checks::{Check, Depth, Judge},
     equipment::Equipment,
     fetch::{Archive, Found},
     table::Row,
@@ -53,9 +53,12 @@ pub(crate) struct Options {
     /// Run every check under every kernel of the table, and show what came of it
     #[arg(long)]
     matrix: bool,
-    /// More kernels, and every live test
+    /// More kernels, and more of each check
     #[arg(long, requires = "matrix")]
     full: bool,
+    /// Every live test, not one for each feature: an hour or more for each kernel and backend
+    #[arg(long, requires = "matrix")]
+    every_test: bool,
     /// How many guests run side by side; each takes one CPU
     #[arg(short, long, value_name = "N", default_value_t = JOBS, requires = "matrix",
           value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -111,6 +114,7 @@ pub(crate) fn as_suites(full: bool, json: PathBuf) -> Result<Vec<(String, Tally,
     let args = Options {
         matrix: true,
         full,
+        every_test: false,
         jobs: JOBS,
         json: Some(json),
         only: Vec::new(),
@@ -143,7 +147,11 @@ fn run(args: &Options, memory_mb: u32) -> Result<ExitCode> {
 /// Runs everything, and shows and writes what came of it.
 fn rows(args: &Options, memory_mb: u32) -> Result<Vec<Row>> {
     let kernels = chosen(kernels::all()?, args)?;
-    let checks = wanted(checks::all(args.full), &args.checks)?;
+    let depth = Depth {
+        full: args.full,
+        every_test: args.every_test,
+    };
+    let checks = wanted(checks::all(depth), &args.checks)?;
     if let Some(path) = &args.json {
         // Before the long run, not after it.
         if let Some(folder) = path.parent() {
@@ -166,23 +174,40 @@ fn rows(args: &Options, memory_mb: u32) -> Result<Vec<Row>> {
         rows: Mutex::new(Vec::new()),
     };
     let next = Mutex::new(entrants.iter());
+    let unwritten = Mutex::new(None);
     thread::scope(|scope| {
         for _ in 0..args.jobs {
             scope.spawn(|| {
                 // The lock is not held while the kernel runs.
                 while let Some(entrant) = next.lock().ok().and_then(|mut next| next.next()) {
                     bench.run(entrant);
+                    if let Err(error) = write(args, &bench, &entrants)
+                        && let Ok(mut unwritten) = unwritten.lock()
+                    {
+                        *unwritten = Some(error);
+                    }
                 }
             });
         }
     });
     let rows = in_order(bench.rows.into_inner().unwrap_or_default(), &entrants);
     print!("\n{}", table::text(&rows));
-    if let Some(path) = &args.json {
-        let text = format!("{:#}\n", table::json(&rows));
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    match unwritten.into_inner() {
+        Ok(Some(error)) => Err(error),
+        Ok(None) | Err(_) => Ok(rows),
     }
-    Ok(rows)
+}
+
+/// Writes what is known so far, if a file is asked for: after each kernel, so that a run which is stopped
+/// has not been for nothing.
+fn write(args: &Options, bench: &Bench, entrants: &[Entrant]) -> Result<()> {
+    let Some(path) = &args.json else {
+        return Ok(());
+    };
+    // Held until it is written: two threads do not write at once.
+    let rows = bench.rows.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = format!("{:#}\n", table::json(&in_order(rows.clone(), entrants)));
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The kernels that are asked for. Naming one is enough to have it, whatever set it is in.
@@ -279,10 +304,16 @@ fn in_order(mut rows: Vec<Row>, entrants: &[Entrant]) -> Vec<Row> {
 mod tests {
     use super::*;
 
+    const DEFAULT: Depth = Depth {
+        full: false,
+        every_test: false,
+    };
+
     fn args(full: bool, only: &[&str]) -> Options {
         Options {
             matrix: true,
             full,
+            every_test: false,
             jobs: 1,
             json: None,
             only: only.iter().map(ToString::to_string).collect(),
@@ -309,10 +340,10 @@ mod tests {
     fn the_doctor_is_always_among_the_checks() {
         let names = |wanted_names: &[&str]| -> Vec<&str> {
             let names: Vec<String> = wanted_names.iter().map(ToString::to_string).collect();
-            let checks = wanted(checks::all(false), &names).expect("they are known");
+            let checks = wanted(checks::all(DEFAULT), &names).expect("they are known");
             checks.iter().map(|check| check.name).collect()
         };
         assert_eq!(names(&["lab"]), ["doctor", "lab", "lab"]);
-        assert!(wanted(checks::all(false), &["labs".to_owned()]).is_err());
+        assert!(wanted(checks::all(DEFAULT), &["labs".to_owned()]).is_err());
     }
 }
