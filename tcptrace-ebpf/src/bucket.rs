@@ -439,8 +439,8 @@ fn fill(record: *mut HolderRecord, asker: u64, sk: u64, common: &SockCommon) {
         (*record).asker = asker;
         (*record).sk = sk;
         (*record).cookie = cookie;
-        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
-        *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
+        kernel::store_address(&raw mut (*record).laddr, laddr);
+        kernel::store_address(&raw mut (*record).raddr, raddr);
         (*record).netns = netns;
         (*record).uid = own.uid;
         (*record).device = device;

@@ -346,8 +346,8 @@ fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
     // SAFETY: a reserved entry is writable memory for exactly this type. Every byte is written.
     unsafe {
         (*record).cgroup_id = cgroup_id;
-        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
-        *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
+        kernel::store_address(&raw mut (*record).laddr, laddr);
+        kernel::store_address(&raw mut (*record).raddr, raddr);
         (*record).header = emit::header(RecordKind::Call, emit::now_ns());
         (*record).sk = sk;
         (*record).cookie = cookie;

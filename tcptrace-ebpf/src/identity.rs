@@ -10,7 +10,7 @@ use crate::kernel;
 /// events. Under load, which is when it counts, this spans dozens of events.
 const HOLDS_NS: u64 = 250_000;
 
-/// The last answers on one CPU.
+/// The last answers on one CPU, at one level.
 #[repr(C)]
 pub(crate) struct Identity {
     net: u64,
@@ -23,10 +23,7 @@ pub(crate) struct Identity {
 
 /// The inode number of the namespace at `net`; 0 when it cannot be read.
 #[inline(always)]
-pub(crate) fn netns(known: Option<&mut Identity>, net: u64, now_ns: u64) -> u32 {
-    let Some(known) = known else {
-        return kernel::netns_inode(net);
-    };
+pub(crate) fn netns(known: &mut Identity, net: u64, now_ns: u64) -> u32 {
     if known.net != net || now_ns.wrapping_sub(known.net_read_ns) > HOLDS_NS {
         known.netns = kernel::netns_inode(net).into();
         known.net = net;
@@ -37,13 +34,9 @@ pub(crate) fn netns(known: Option<&mut Identity>, net: u64, now_ns: u64) -> u32 
 
 /// The inode number of the cgroup at `cgroup`; 0 when it cannot be read.
 #[inline(always)]
-pub(crate) fn cgroup_id(known: Option<&mut Identity>, cgroup: u64, now_ns: u64) -> u64 {
-    let look_up = || kernel::cgroup_node(cgroup).map_or(0, kernel::node_id);
-    let Some(known) = known else {
-        return look_up();
-    };
+pub(crate) fn cgroup_id(known: &mut Identity, cgroup: u64, now_ns: u64) -> u64 {
     if known.cgroup != cgroup || now_ns.wrapping_sub(known.cgroup_read_ns) > HOLDS_NS {
-        known.cgroup_id = look_up();
+        known.cgroup_id = kernel::cgroup_node(cgroup).map_or(0, kernel::node_id);
         known.cgroup = cgroup;
         known.cgroup_read_ns = now_ns;
     }

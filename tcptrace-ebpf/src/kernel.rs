@@ -2,6 +2,7 @@
 //! offsets known at compile time.
 
 use core::{
+    arch::asm,
     ffi::c_void,
     mem::{MaybeUninit, size_of},
     ptr,
@@ -21,6 +22,23 @@ macro_rules! config {
     }};
 }
 pub(crate) use config;
+
+/// The same value, of which the verifier knows nothing any more. It follows a program once for each value that
+/// it knows of what decides a later branch; where the ways to a place have been told apart for the last time,
+/// they are one again with this. `unknown` is a number that it knows nothing of, such as an address.
+#[inline(always)]
+pub(crate) fn forgotten(mut value: u64, unknown: u64) -> u64 {
+    // SAFETY: two instructions on one register, the second of which undoes the first.
+    unsafe {
+        asm!(
+            "{value} ^= {unknown}",
+            "{value} ^= {unknown}",
+            value = inout(reg) value,
+            unknown = in(reg) unknown,
+        );
+    }
+    value
+}
 
 /// Reads a `T` at `base + offset` of kernel memory; `None` when that address cannot be read.
 #[inline(always)]
@@ -140,6 +158,25 @@ pub(crate) fn remote_address(family: u16, common: &SockCommon) -> [u32; 4] {
         common.field(config!(offsets.skc_v6_daddr))
     } else {
         [common.field(config!(offsets.skc_daddr)), 0, 0, 0]
+    }
+}
+
+/// Writes an address to its place in a record.
+///
+/// Word by word, since the compiler copies one of 16 bytes by a loop over them, which takes its time, and which
+/// the verifier follows with every number in the program as exact.
+///
+/// # Safety
+/// `place` must be writable and aligned to 4 bytes.
+#[inline(always)]
+pub(crate) unsafe fn store_address(place: *mut [u8; 16], [a, b, c, d]: [u32; 4]) {
+    let words = place.cast::<u32>();
+    // SAFETY: the caller vouches for the 16 bytes.
+    unsafe {
+        words.write_volatile(a);
+        words.add(1).write_volatile(b);
+        words.add(2).write_volatile(c);
+        words.add(3).write_volatile(d);
     }
 }
 

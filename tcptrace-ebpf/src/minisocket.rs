@@ -155,8 +155,8 @@ fn fill(
         (*record).tw = tw;
         (*record).sk = sk;
         (*record).cookie = cookie;
-        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = laddr;
-        *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
+        kernel::store_address(&raw mut (*record).laddr, laddr);
+        kernel::store_address(&raw mut (*record).raddr, raddr);
         (*record).netns = wanted.netns;
         (*record).expires_in = expires.wrapping_sub(bpf_jiffies64()) as i32;
         (*record).entry_stamp = entry_stamp;

@@ -11,6 +11,8 @@
 //! there is still one run at most on a CPU, since the kernel skips the others; but a mark may have to wait
 //! there while other tasks leave theirs.
 
+use core::arch::asm;
+
 use crate::{
     identity::Identity,
     kernel::{OwnerBytes, SockCommon},
@@ -31,18 +33,18 @@ pub(crate) struct CpuState {
     marked: u64,
     /// The latest marks; 0 for one that has been taken away.
     marks: [u64; MARKS],
-    /// For the outermost run only.
-    identity: Identity,
     /// For the outermost run, and for one that interrupts it. System calls and softirq make two
     /// levels; TCP sockets do not change their state in hard interrupts.
     scratch: [Scratch; 2],
 }
 
-/// Room for what is copied from a socket: too much for the 512 bytes of stack.
+/// What a run has to itself: room for what is copied from a socket, too much for the 512 bytes of stack, and
+/// what the runs before it at this level have found out.
 #[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) common: SockCommon,
     pub(crate) owner: OwnerBytes,
+    pub(crate) identity: Identity,
 }
 
 /// What tells an event from those that it may interrupt or be interrupted by: the socket's address,
@@ -52,9 +54,9 @@ pub(crate) fn mark(sk: u64, oldstate: u32, newstate: u32) -> u64 {
     sk << 8 | u64::from(oldstate & 15) << 4 | u64::from(newstate & 15)
 }
 
-/// Runs `record` as the first program. The identity is for the outermost run only.
+/// Runs `record` as the first program.
 #[inline(always)]
-pub(crate) fn first(mark: u64, record: impl FnOnce(&mut Scratch, Option<&mut Identity>)) {
+pub(crate) fn first(mark: u64, record: impl FnOnce(&mut Scratch)) {
     let Some(cpu) = CPU.get_ptr_mut(0) else {
         return;
     };
@@ -76,12 +78,7 @@ pub(crate) fn first(mark: u64, record: impl FnOnce(&mut Scratch, Option<&mut Ide
         let depth = &raw mut (*cpu).depth;
         let outer = depth.read_volatile();
         depth.write_volatile(outer + 1);
-        let (scratch, known) = if outer == 0 {
-            (&raw mut (*cpu).scratch[0], Some(&mut (*cpu).identity))
-        } else {
-            (&raw mut (*cpu).scratch[1], None)
-        };
-        record(&mut *scratch, known);
+        record(&mut *level(cpu, outer));
         depth.write_volatile(outer);
     }
 }
@@ -100,7 +97,19 @@ pub(crate) fn second(mark: u64, record: impl FnOnce(&mut Scratch)) {
         unsafe { *caught += 1 };
     }
     // SAFETY: the first program does not run at this level when the second one does.
-    record(unsafe { &mut (*cpu).scratch[1] });
+    record(unsafe { &mut *level(cpu, 1) });
+}
+
+/// What belongs to a run inside `outer` others.
+#[inline(always)]
+fn level(cpu: *mut CpuState, outer: u64) -> *mut Scratch {
+    let mut index = (outer != 0) as usize;
+    // Masked where the compiler cannot see it: it would make two cases of it, and the verifier would follow
+    // the whole program once for each.
+    // SAFETY: one instruction on one register.
+    unsafe { asm!("{index} &= 1", index = inout(reg) index) };
+    // SAFETY: there are two.
+    unsafe { (&raw mut (*cpu).scratch).cast::<Scratch>().add(index) }
 }
 
 /// Takes the mark away; says whether there was one. Nearly always it is the latest.

@@ -78,14 +78,22 @@ pub(crate) fn emit(sk: u64, oldstate: u8) {
     if !filter::by_port() || !may_be_kept(oldstate) {
         return;
     }
-    // SAFETY: only events of this socket use the entry, and it is locked while they happen.
-    let Some(kept) = (unsafe { UNDECIDED.get(sk) }) else {
+    let Some(kept) = UNDECIDED.get_ptr(sk) else {
         return;
     };
     if let Some(mut entry) = out::reserve::<TransitionRecord>(RecordKind::Transition) {
-        let record = entry.write(*kept);
-        // The records that this one now stands among count losses from here, not from its own time.
-        record.header.lost_before = out::lost_so_far();
+        let record = entry.as_mut_ptr();
+        // Word by word: as one value the compiler copies it by a loop over its bytes.
+        // SAFETY: a record is so many words, aligned. Only events of this socket use the entry of the table,
+        // and it is locked while they happen.
+        unsafe {
+            for word in 0..size_of::<TransitionRecord>() / 8 {
+                let from = kept.cast::<u64>().add(word);
+                record.cast::<u64>().add(word).write_volatile(from.read());
+            }
+            // The records that this one now stands among count losses from here, not from its own time.
+            (*record).header.lost_before = out::lost_so_far();
+        }
         out::submit(entry);
     }
     let _ = UNDECIDED.remove(sk);

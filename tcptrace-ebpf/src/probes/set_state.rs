@@ -27,9 +27,7 @@ use crate::{
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     let change = Change::of(&ctx);
-    nesting::first(change.mark(), |scratch, known| {
-        record(&ctx, change, scratch, known);
-    });
+    nesting::first(change.mark(), |scratch| record(&ctx, change, scratch));
     0
 }
 
@@ -37,7 +35,7 @@ fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn inet_sock_set_state_nested(ctx: RawTracePointContext) -> i32 {
     let change = Change::of(&ctx);
-    nesting::second(change.mark(), |scratch| record(&ctx, change, scratch, None));
+    nesting::second(change.mark(), |scratch| record(&ctx, change, scratch));
     0
 }
 
@@ -66,18 +64,17 @@ impl Change {
 }
 
 #[inline(always)]
-fn record(
-    ctx: &RawTracePointContext,
-    change: Change,
-    scratch: &mut Scratch,
-    known: Option<&mut Identity>,
-) {
+fn record(ctx: &RawTracePointContext, change: Change, scratch: &mut Scratch) {
     let Change {
         sk,
         oldstate,
         newstate,
     } = change;
-    let Scratch { common, owner } = scratch;
+    let Scratch {
+        common,
+        owner,
+        identity: known,
+    } = scratch;
     if !common.fill(sk, 0) {
         return unreadable(ctx, sk);
     }
@@ -99,6 +96,8 @@ fn record(
         LocalSide::of(common)
     };
     let self_check = self_check || checked::is_checked(common, local.port);
+    let self_check = kernel::forgotten(self_check.into(), sk) != 0;
+    let newstate = kernel::forgotten(newstate.into(), sk) as u8;
     transition(
         ctx,
         known,
@@ -143,7 +142,7 @@ fn is_tcp(sk: u64, common: &SockCommon, self_check: bool) -> Option<bool> {
 #[inline(always)]
 fn transition(
     ctx: &RawTracePointContext,
-    mut known: Option<&mut Identity>,
+    known: &mut Identity,
     sk: u64,
     oldstate: u8,
     newstate: u8,
@@ -165,6 +164,7 @@ fn transition(
             return;
         }
     }
+    let is_undecided = kernel::forgotten((ports == Ports::Undecided).into(), sk) != 0;
     let now_ns = emit::now_ns();
     let family: u16 = common.field(config!(offsets.skc_family));
     let subject = Subject {
@@ -174,11 +174,7 @@ fn transition(
         lport: local.port,
         laddr: kernel::local_address(family, common, local),
         owner: Owner::read(sk, owner),
-        netns: identity::netns(
-            known.as_deref_mut(),
-            common.field(config!(offsets.skc_net)),
-            now_ns,
-        ),
+        netns: identity::netns(known, common.field(config!(offsets.skc_net)), now_ns),
         oldstate,
         newstate,
     };
@@ -186,7 +182,7 @@ fn transition(
         undecided::forget(sk, oldstate);
         return;
     }
-    if ports == Ports::Undecided {
+    if is_undecided {
         undecided::keep(&subject, |record| {
             // Nothing closes before it has its ports: there is no evidence to look for.
             fill(record, known, now_ns, &subject, common, false);
@@ -215,7 +211,7 @@ fn transition(
 #[inline(always)]
 fn fill(
     record: *mut TransitionRecord,
-    known: Option<&mut Identity>,
+    known: &mut Identity,
     now_ns: u64,
     subject: &Subject,
     common: &SockCommon,
@@ -233,8 +229,8 @@ fn fill(
         (*record).sk = subject.sk;
         (*record).cookie = subject.cookie;
         (*record).cgroup_id = cgroup_id;
-        *(&raw mut (*record).laddr).cast::<[u32; 4]>() = subject.laddr;
-        *(&raw mut (*record).raddr).cast::<[u32; 4]>() = raddr;
+        kernel::store_address(&raw mut (*record).laddr, subject.laddr);
+        kernel::store_address(&raw mut (*record).raddr, raddr);
         (*record).netns = subject.netns;
         (*record).uid = subject.owner.uid;
         (*record).pid = (task >> 32) as u32;
