@@ -53,6 +53,9 @@ const BRIEF_AGREEMENT: [&str; 4] = [
     "agreement: many connections at once",
 ];
 
+/// What the scripts share that trace.
+pub(super) const SCENE: &str = include_str!("scene.sh");
+
 /// One check, of any kernel.
 pub(super) struct Check {
     pub(super) name: &'static str,
@@ -216,6 +219,7 @@ fn lab(backend: Backend) -> Check {
 /// recorded at once; then what a replay shows of it, and the recording.
 fn recording(backend: Backend) -> Check {
     let script = include_str!("recording.sh").replace("FLAGS", backend.flags());
+    let script = format!("{SCENE}{script}");
     Check {
         name: "recording",
         backend: Some(backend),

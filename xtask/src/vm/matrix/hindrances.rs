@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
-    checks::{Check, Judge},
+    checks::{Check, Judge, SCENE},
     judge::{Doctor, Judgement, last_line},
 };
 use crate::vm::kernels::{Backend, Pinned};
@@ -61,7 +61,7 @@ fn check(name: &'static str, hindrance: Hindrance, script: &str) -> Check {
     Check {
         name,
         backend: None,
-        script: format!("{COMMON}{script}"),
+        script: format!("{SCENE}{COMMON}{script}"),
         limit: Duration::from_secs(600),
         judge: Judge::Hindrance(hindrance),
         needs_modules: true,

@@ -12,22 +12,10 @@ scene() {
     rm -f shown said
     tcptrace --json "$@" >shown 2>said &
     tracer=$!
-    # The first line says that all programs are attached.
-    tries=0
-    until [ -s shown ]; do
-        tries=$((tries + 1))
-        if [ $tries -gt 600 ] || ! kill -0 $tracer; then
-            break
-        fi
-        sleep 0.1
-    done
+    # One that is refused has ended already: what it said is told below.
+    has_started
     meanwhile
-    nc -l -p 8000 </dev/null >/dev/null &
-    server=$!
-    sleep 1
-    nc -l -p 8000 </dev/null >/dev/null 2>refused
-    echo hello | nc -w 1 127.0.0.1 8000
-    wait $server
+    talk
     sleep 1
     afterwards
     kill -INT $tracer
@@ -38,5 +26,3 @@ scene() {
 }
 meanwhile() { :; }
 afterwards() { :; }
-
-cd /tmp
