@@ -56,7 +56,7 @@ const NO_MACHINE: u8 = 125;
   cargo xtask vm --kernel trixie -- sh -c 'uname -r'
   cargo xtask vm --fast-clock -- sleep 60              takes a few seconds
   cargo xtask vm --matrix                              every check on Linux 5.10, 6.1, 6.12 and 7.2
-  cargo xtask vm --matrix --full --json matrix.json    all kernels, with more of each check
+  cargo xtask vm --matrix --full --json matrix.json    all kernels
   cargo xtask vm --matrix --only 6.1 --every-test      every live test under one
   cargo xtask vm --matrix --only 6.1,7.2 --check lab   the lab on two of them")]
 pub(crate) struct Args {

@@ -68,7 +68,8 @@ impl Bench {
     /// Every check of one kernel, one after the other.
     pub(super) fn run(&self, entrant: &Entrant) {
         let mut doctor = None;
-        for check in &self.checks {
+        let checks = self.checks.iter();
+        for check in checks.filter(|check| check.kernels.include(&entrant.pinned)) {
             let start = Instant::now();
             let mut row = Row {
                 kernel: entrant.pinned.label(),

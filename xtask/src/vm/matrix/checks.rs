@@ -9,11 +9,11 @@ use super::{
     hindrances::{self, Hindrance},
     types,
 };
-use crate::vm::kernels::Backend;
+use crate::vm::kernels::{Backend, Pinned};
 
-/// The live tests, unless every one is asked for: each feature once, by one of the tests that need most of the kernel.
-/// What has a check of its own (the rules of bind(), the lab) is not among them, nor the two that start
-/// dozens of traces, which took more than half of the time.
+/// The live tests under the kernels of the default matrix, unless every one is asked for: each feature once, by
+/// one of the tests that need most of the kernel. What has a check of its own (the rules of bind(), the lab) is
+/// not among them, nor the two that start dozens of traces, which took more than half of the time.
 const BRIEF: [&str; 26] = [
     "time_wait: what ends it",
     "time_wait: counted as the kernel counts",
@@ -42,10 +42,22 @@ const BRIEF: [&str; 26] = [
     "replay: the same lines, byte for byte",
     "wire: a whole connection, IPv4 and IPv6",
 ];
+/// Those under the kernels that only the full matrix has, which lie between the others: what reads most fields,
+/// and attaches to most functions.
+const BRIEFEST: [&str; 8] = [
+    "time_wait: what ends it",
+    "failures: the same two addresses in TIME_WAIT",
+    "stories: how connections close",
+    "calls: who asked for what, and the answer",
+    "explain: what it says is what bind() does",
+    "comparison: scenes (ipv4, ipv6, v4-mapped)",
+    "losses: a burst that nobody reads adds up",
+    "wire: a whole connection, IPv4 and IPv6",
+];
 
 /// How the names of the live tests begin that trace by both backends at once.
 const AGREEMENT: &str = "agreement: ";
-/// Those of an ordinary matrix. The others wait for long, or for what these show as well.
+/// Those that are run unless every one is asked for. The others wait for long, or for what these show as well.
 const BRIEF_AGREEMENT: [&str; 4] = [
     "agreement: how connections close",
     "agreement: what ends a TIME_WAIT",
@@ -67,8 +79,31 @@ pub(super) struct Check {
     /// The longest that the guest may take: several times what it takes on an idle machine.
     pub(super) limit: Duration,
     pub(super) judge: Judge,
+    /// Under which kernels it is run.
+    pub(super) kernels: Kernels,
     /// Whether the guest must have sock_diag, TUN and dummy devices, which are modules.
     pub(super) needs_modules: bool,
+}
+
+/// Under which kernels a check is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kernels {
+    All,
+    /// Those of the default matrix.
+    Default,
+    /// Those that only the full matrix has.
+    Others,
+}
+
+impl Kernels {
+    /// Whether this one is among them.
+    pub(super) fn include(self, kernel: &Pinned) -> bool {
+        match self {
+            Self::All => true,
+            Self::Default => !kernel.only_full,
+            Self::Others => kernel.only_full,
+        }
+    }
 }
 
 /// Who reads what a check's guest has written.
@@ -100,20 +135,26 @@ pub(super) struct Depth {
 /// All checks, that of the doctor first: it says which backends there are.
 pub(super) fn all(depth: Depth) -> Vec<Check> {
     let each = [Backend::Fentry, Backend::Timer];
-    let full = depth.full;
-    let mut checks = vec![
-        doctor(),
-        live(depth, None),
-        tests("bind rules", None, bind_rules(full), 1800),
-    ];
-    if full {
-        checks.push(live(depth, Some(Backend::Timer)));
+    let mut checks = vec![doctor()];
+    if depth.every_test {
+        checks.extend([None, Some(Backend::Timer)].map(every_live_test));
+    } else {
+        checks.push(live(&BRIEF, Kernels::Default));
+        checks.push(live(&BRIEFEST, Kernels::Others));
+    }
+    checks.push(tests(
+        "bind rules",
+        None,
+        bind_rules(depth.every_test),
+        1800,
+    ));
+    if depth.full {
         checks.push(of_types());
     }
     // Those of a process: capabilities, privileges, BTF, tracefs.
     checks.push(tests("hindrances", None, "live 'hindrances:'", 900));
     checks.extend(hindrances::checks());
-    checks.push(agreement(full));
+    checks.push(agreement(depth.every_test));
     checks.extend(each.map(lab));
     checks.extend(each.map(recording));
     checks
@@ -141,39 +182,41 @@ fn doctor() -> Check {
         script: "exec tcptrace doctor --json".to_owned(),
         limit: Duration::from_secs(180),
         judge: Judge::Doctor,
+        kernels: Kernels::All,
         needs_modules: false,
     }
 }
 
 /// 2,000 cases, or all 15,000.
-fn bind_rules(full: bool) -> &'static str {
-    if full {
+fn bind_rules(all: bool) -> &'static str {
+    if all {
         "TCPTRACE_BIND_CASES=all live 'bind rules'"
     } else {
         "live 'bind rules'"
     }
 }
 
-fn live(depth: Depth, backend: Option<Backend>) -> Check {
+/// With the backend that the tracer chooses.
+fn live(only: &[&str], kernels: Kernels) -> Check {
+    let script = format!("TCPTRACE_LIVE_ONLY='{}' live", only.join("|"));
+    Check {
+        kernels,
+        ..tests("live", None, &script, 1800)
+    }
+}
+
+fn every_live_test(backend: Option<Backend>) -> Check {
     let backend_of = backend.map_or_else(String::new, |backend| {
         format!("TCPTRACE_LIVE_BACKEND={} ", backend.word())
     });
-    let (script, seconds) = if depth.every_test {
-        (format!("{backend_of}live --skip '{AGREEMENT}'"), 7200)
-    } else {
-        let only = BRIEF.join("|");
-        (
-            format!("TCPTRACE_LIVE_ONLY='{only}' {backend_of}live"),
-            1800,
-        )
-    };
-    tests("live", backend, &script, seconds)
+    let script = format!("{backend_of}live --skip '{AGREEMENT}'");
+    tests("live", backend, &script, 7200)
 }
 
 /// Both backends at once, told the same: not among the live tests, since a kernel without fentry has nothing
 /// to compare, which is no failure there.
-fn agreement(full: bool) -> Check {
-    let script = if full {
+fn agreement(every: bool) -> Check {
+    let script = if every {
         format!("live '{AGREEMENT}'")
     } else {
         let only = BRIEF_AGREEMENT.join("|");
@@ -189,6 +232,7 @@ fn of_types() -> Check {
         script: types::SCRIPT.to_owned(),
         limit: Duration::from_secs(300),
         judge: Judge::Types,
+        kernels: Kernels::All,
         needs_modules: false,
     }
 }
@@ -200,6 +244,7 @@ fn tests(name: &'static str, backend: Option<Backend>, script: &str, seconds: u6
         script: script.to_owned(),
         limit: Duration::from_secs(seconds),
         judge: Judge::Tests,
+        kernels: Kernels::All,
         needs_modules: true,
     }
 }
@@ -211,6 +256,7 @@ fn lab(backend: Backend) -> Check {
         script: format!("exec tcptrace lab run --all --json {}", backend.flags()),
         limit: Duration::from_secs(1800),
         judge: Judge::Lab,
+        kernels: Kernels::All,
         needs_modules: true,
     }
 }
@@ -226,6 +272,7 @@ fn recording(backend: Backend) -> Check {
         script,
         limit: Duration::from_secs(300),
         judge: Judge::Recording,
+        kernels: Kernels::All,
         needs_modules: false,
     }
 }
@@ -250,8 +297,13 @@ mod tests {
         for depth in [DEFAULT, FULL] {
             let checks = all(depth);
             assert_eq!(checks[0].judge, Judge::Doctor);
-            let labels: BTreeSet<String> = checks.iter().map(Check::label).collect();
-            assert_eq!(labels.len(), checks.len());
+            for without in [Kernels::Default, Kernels::Others] {
+                let of_one_kernel = checks.iter().filter(|check| check.kernels != without);
+                let labels: Vec<String> = of_one_kernel.map(Check::label).collect();
+                let different: BTreeSet<&String> = labels.iter().collect();
+                assert_eq!(labels.len(), different.len());
+                assert!(labels.contains(&"live".to_owned()), "{labels:?}");
+            }
         }
     }
 
@@ -261,15 +313,11 @@ mod tests {
             let checks = all(depth).into_iter().filter(|check| check.name == "live");
             checks.map(|check| check.script).collect()
         };
-        let brief = scripts(DEFAULT).concat();
-        assert!(
-            brief.contains("TCPTRACE_LIVE_ONLY='time_wait: what ends it|"),
-            "{brief}"
-        );
-        let with_timers = "TCPTRACE_LIVE_BACKEND=timer live";
-        let full = scripts(FULL);
-        assert_eq!(full[0], brief);
-        assert!(full[1].ends_with(with_timers), "{}", full[1]);
+        for (some, only) in scripts(FULL).iter().zip([&BRIEF[..], &BRIEFEST]) {
+            let names = format!("TCPTRACE_LIVE_ONLY='{}' live", only.join("|"));
+            assert_eq!(*some, names);
+        }
+        assert!(BRIEFEST.iter().all(|name| BRIEF.contains(name)));
         let every = Depth {
             every_test: true,
             ..FULL
@@ -290,7 +338,6 @@ mod tests {
             let agreement = checks.iter().find(|check| check.name == "agreement");
             let agreement = agreement.expect("it is among the checks");
             assert_eq!(agreement.backend, Some(Backend::Fentry));
-            assert_eq!(agreement.script == "live 'agreement: '", depth.full);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
-    checks::{Check, Judge, SCENE},
+    checks::{Check, Judge, Kernels, SCENE},
     judge::{Doctor, Judgement, last_line},
 };
 use crate::vm::kernels::{Backend, Pinned};
@@ -64,6 +64,7 @@ fn check(name: &'static str, hindrance: Hindrance, script: &str) -> Check {
         script: format!("{SCENE}{COMMON}{script}"),
         limit: Duration::from_secs(600),
         judge: Judge::Hindrance(hindrance),
+        kernels: Kernels::All,
         needs_modules: true,
     }
 }

@@ -53,10 +53,10 @@ pub(crate) struct Options {
     /// Run every check under every kernel of the table, and show what came of it
     #[arg(long)]
     matrix: bool,
-    /// More kernels, and more of each check
+    /// More kernels, and what their BTF says of what the tracer needs
     #[arg(long, requires = "matrix")]
     full: bool,
-    /// Every live test, not one for each feature: an hour or more for each kernel and backend
+    /// Every live test with each backend, and every case of bind()'s rules: hours for each kernel
     #[arg(long, requires = "matrix")]
     every_test: bool,
     /// How many guests run side by side; each takes one CPU
