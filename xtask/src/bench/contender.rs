@@ -1,277 +1,420 @@
-//! Owns the contenders: how each is started, timed by the kernel, and stopped.
+//! Owns the contenders: what each is, and which of them are measured.
 
 use std::{
-    env, fs,
     path::{Path, PathBuf},
-    process::{self, Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::Command,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Sample, Work,
-    churn::{self, Close},
-    floor::Floor,
+    peers::{self, Peer},
+    work::{ALL_PORTS, Work},
 };
-use crate::{debian, process::on_path, provision};
-
-/// How long a tracer may take until its program is attached.
-const START_LIMIT: Duration = Duration::from_secs(20);
-/// How long it may take to end.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Contender {
+#[derive(Debug)]
+pub(super) struct Contender {
+    /// As it is typed after `--contenders`.
+    pub(super) name: &'static str,
+    /// As the table has it.
+    pub(super) shown: &'static str,
+    pub(super) kind: Kind,
+    /// For which workloads it is measured when nothing is typed.
+    usual: Usual,
+}
+
+/// What a contender is.
+#[derive(Debug)]
+pub(super) enum Kind {
     Untraced,
-    Floor,
-    TcptraceJson,
-    TcptraceText,
-    TcptraceTimer,
-    TcptraceOtherPort,
-    Tcpstates,
+    Empty,
+    /// With these flags; `{ports}` stands for those of the workload, `{recording}` for a file.
+    Tcptrace(&'static [&'static str]),
+    Peer {
+        find: fn() -> Result<Peer>,
+        flags: &'static [&'static str],
+        /// It has eBPF programs, and says so when it loses something.
+        has_programs: bool,
+    },
 }
 
-/// The programs that contend.
-pub(super) struct Programs {
-    tcptrace: PathBuf,
-    pub(super) tcpstates: Result<Peer>,
+/// For which workloads a contender is measured when nothing is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Usual {
+    Always,
+    /// Those of connections.
+    Connections,
+    /// Those of calls: failing binds, unrelated ones.
+    Calls,
+    /// With `--full` only.
+    Never,
 }
 
-/// A program of somebody else's.
-pub(super) struct Peer {
-    program: PathBuf,
-    /// Where its libraries are, when it was unpacked rather than installed.
-    libraries: Vec<PathBuf>,
+/// A contender that can be started.
+#[derive(Debug)]
+pub(super) struct Entrant {
+    pub(super) contender: &'static Contender,
+    /// Its program; none of our own.
+    peer: Option<Peer>,
 }
 
-impl Programs {
-    /// Finds tcpstates on PATH, or unpacks Debian's package of it.
-    pub(super) fn find(tcptrace: PathBuf) -> Self {
-        let unpacked = || {
-            let folder = provision::once("libbpf-tools", |aside| {
-                debian::unpack_with_dependencies(&["libbpf-tools"], aside)
-            })?;
-            let program = folder.join("usr/sbin/tcpstates");
-            if !program.exists() {
-                bail!("Debian's libbpf-tools has no tcpstates");
-            }
-            let libraries = debian::library_folders(&folder);
-            Ok(Peer { program, libraries })
-        };
-        let installed = |program| Peer {
-            program,
-            libraries: Vec::new(),
-        };
-        Self {
-            tcptrace,
-            tcpstates: on_path("tcpstates")
-                .map(installed)
-                .map_or_else(unpacked, Ok),
-        }
+const fn tcptrace(
+    name: &'static str,
+    shown: &'static str,
+    usual: Usual,
+    flags: &'static [&'static str],
+) -> Contender {
+    Contender {
+        name,
+        shown,
+        kind: Kind::Tcptrace(flags),
+        usual,
     }
 }
 
-/// Time and number of runs of eBPF programs, as the kernel counts them.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Runs {
-    pub(super) time_ns: u64,
-    pub(super) count: u64,
+const fn peer(
+    name: &'static str,
+    shown: &'static str,
+    find: fn() -> Result<Peer>,
+    flags: &'static [&'static str],
+    has_programs: bool,
+) -> Contender {
+    Contender {
+        name,
+        shown,
+        kind: Kind::Peer {
+            find,
+            flags,
+            has_programs,
+        },
+        usual: Usual::Connections,
+    }
 }
+
+/// All, in the order of the table; the first is what the others are compared with.
+pub(super) static ALL: &[Contender] = &[
+    Contender {
+        name: "untraced",
+        shown: "untraced",
+        kind: Kind::Untraced,
+        usual: Usual::Always,
+    },
+    Contender {
+        name: "empty",
+        shown: "empty program",
+        kind: Kind::Empty,
+        usual: Usual::Always,
+    },
+    tcptrace("json", "tcptrace --json", Usual::Always, &["--json"]),
+    tcptrace("text", "tcptrace", Usual::Connections, &[]),
+    tcptrace("ladder", "tcptrace --ladder", Usual::Never, &["--ladder"]),
+    tcptrace(
+        "record",
+        "tcptrace record",
+        Usual::Connections,
+        &["record", "-o", "{recording}"],
+    ),
+    tcptrace(
+        "json-record",
+        "tcptrace --json --record",
+        Usual::Never,
+        &["--json", "--record", "{recording}"],
+    ),
+    tcptrace(
+        "timer",
+        "tcptrace --backend timer",
+        Usual::Never,
+        &["--json", "--backend", "timer"],
+    ),
+    tcptrace(
+        "fentry",
+        "tcptrace --backend fentry",
+        Usual::Never,
+        &["--json", "--backend", "fentry"],
+    ),
+    tcptrace(
+        "calls-syscalls",
+        "tcptrace --calls syscalls",
+        Usual::Never,
+        &["--json", "--calls", "syscalls"],
+    ),
+    tcptrace(
+        "calls-fentry",
+        "tcptrace --calls fentry",
+        Usual::Never,
+        &["--json", "--calls", "fentry"],
+    ),
+    tcptrace(
+        "calls-off",
+        "tcptrace --calls off",
+        Usual::Calls,
+        &["--json", "--calls", "off"],
+    ),
+    tcptrace(
+        "port-match",
+        "tcptrace --port (these)",
+        Usual::Always,
+        &["--json", "--port", "{ports}"],
+    ),
+    // The workloads use ports from 20000.
+    tcptrace(
+        "port-other",
+        "tcptrace --port (other)",
+        Usual::Always,
+        &["--json", "--port", "7"],
+    ),
+    peer(
+        "tcpstates",
+        "tcpstates",
+        || peers::libbpf_tool("tcpstates"),
+        &[],
+        true,
+    ),
+    peer(
+        "tcplife",
+        "tcplife",
+        || peers::libbpf_tool("tcplife"),
+        &[],
+        true,
+    ),
+    peer(
+        "bpftrace",
+        "bpftrace tcplife.bt",
+        peers::bpftrace_tcplife,
+        &[],
+        true,
+    ),
+    peer("ss", "ss -E", peers::ss, &["-E", "-n", "-t"], false),
+];
 
 impl Contender {
-    /// All, in the order of the table; the first is what the others are compared with.
-    pub(super) const ALL: [Self; 7] = [
-        Self::Untraced,
-        Self::Floor,
-        Self::TcptraceJson,
-        Self::TcptraceText,
-        Self::TcptraceTimer,
-        Self::TcptraceOtherPort,
-        Self::Tcpstates,
-    ];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Untraced => "untraced",
-            Self::Floor => "empty program",
-            Self::TcptraceJson => "tcptrace --json",
-            Self::TcptraceText => "tcptrace",
-            Self::TcptraceTimer => "tcptrace --backend timer",
-            Self::TcptraceOtherPort => "tcptrace --port (other)",
-            Self::Tcpstates => "tcpstates",
+    /// Whether it prints a line for a connection of the workloads.
+    pub(super) fn shows_connections(&self) -> bool {
+        match self.kind {
+            Kind::Untraced | Kind::Empty => false,
+            Kind::Tcptrace(flags) => flags.first() != Some(&"record") && !flags.contains(&"7"),
+            Kind::Peer { .. } => true,
         }
     }
 
-    /// One measurement, with nothing else attached.
-    pub(super) fn measure(self, programs: &Programs, work: Work) -> Result<Sample> {
-        let tcptrace = |flags: &[&str]| {
-            let mut command = Command::new(&programs.tcptrace);
-            command.args(flags);
-            command
+    /// Whether it has eBPF programs, which the kernel times.
+    pub(super) fn has_programs(&self) -> bool {
+        match self.kind {
+            Kind::Untraced => false,
+            Kind::Empty | Kind::Tcptrace(_) => true,
+            Kind::Peer { has_programs, .. } => has_programs,
+        }
+    }
+
+    /// Why it has nothing to do with a workload; none if it has.
+    pub(super) fn misses(&self, work: Work) -> Option<&'static str> {
+        let is_peer = matches!(self.kind, Kind::Peer { .. });
+        (is_peer && work == Work::FailingBinds).then_some("it shows no bind()")
+    }
+
+    fn is_usual(&self, work: Work) -> bool {
+        match self.usual {
+            Usual::Always => true,
+            Usual::Connections => !work.is_of_calls(),
+            Usual::Calls => work.is_of_calls(),
+            Usual::Never => false,
+        }
+    }
+}
+
+/// The contenders for a workload: those that were typed, or all, or the usual ones. What the others are
+/// compared with is always among them.
+pub(super) fn selected(
+    typed: &[String],
+    full: bool,
+    work: Work,
+) -> Result<Vec<&'static Contender>> {
+    let known = || {
+        let names: Vec<&str> = ALL.iter().map(|contender| contender.name).collect();
+        names.join(", ")
+    };
+    for name in typed {
+        if !ALL.iter().any(|contender| contender.name == name) {
+            bail!("there is no contender {name}; type some of: {}", known());
+        }
+    }
+    let is_wanted = |contender: &&Contender| {
+        if typed.is_empty() {
+            full || contender.is_usual(work)
+        } else {
+            contender.name == ALL[0].name || typed.iter().any(|name| name == contender.name)
+        }
+    };
+    Ok(ALL.iter().filter(is_wanted).collect())
+}
+
+impl Entrant {
+    /// Finds its program. An error says why it is left out.
+    pub(super) fn find(contender: &'static Contender) -> Result<Self> {
+        let peer = match contender.kind {
+            Kind::Untraced | Kind::Empty | Kind::Tcptrace(_) => None,
+            Kind::Peer { find, .. } => Some(find()?),
         };
-        let mut command = match self {
-            Self::Untraced => {
-                return Ok(Sample {
-                    kernel: None,
-                    connections_per_second: churn::drive(work.connections, work.close)?,
-                });
-            }
-            Self::Floor => {
-                let floor = Floor::attach()?;
-                let fdinfo = PathBuf::from(format!("/proc/self/fdinfo/{}", floor.fd()));
-                return sample(work, || Runs::of_descriptor(&fdinfo).context("no times"));
-            }
-            Self::TcptraceJson => tcptrace(&["--json"]),
-            Self::TcptraceText => tcptrace(&[]),
-            Self::TcptraceTimer => tcptrace(&["--json", "--backend", "timer"]),
-            // The workload uses a port of the ephemeral range.
-            Self::TcptraceOtherPort => tcptrace(&["--port", "7"]),
-            Self::Tcpstates => {
-                let peer = programs
-                    .tcpstates
-                    .as_ref()
-                    .map_err(|why| anyhow!("{why:#}"))?;
-                let mut command = Command::new(&peer.program);
-                if !peer.libraries.is_empty() {
-                    command.env("LD_LIBRARY_PATH", env::join_paths(&peer.libraries)?);
-                }
-                command
-            }
+        Ok(Self { contender, peer })
+    }
+
+    /// As a plot colours it.
+    pub(super) fn class(&self) -> &'static str {
+        match self.contender.kind {
+            Kind::Untraced | Kind::Empty => "none",
+            Kind::Tcptrace(_) => "ours",
+            Kind::Peer { .. } => "theirs",
+        }
+    }
+
+    /// Whether it is ours.
+    pub(super) fn is_tcptrace(&self) -> bool {
+        matches!(self.contender.kind, Kind::Tcptrace(_))
+    }
+
+    /// What starts it; none if there is nothing to start.
+    pub(super) fn command(&self, tcptrace: &Path, recording: &Path) -> Result<Option<Command>> {
+        let flags = match self.contender.kind {
+            Kind::Untraced | Kind::Empty => return Ok(None),
+            Kind::Tcptrace(flags) | Kind::Peer { flags, .. } => flags,
         };
-        let tracer = Tracer::start(&mut command)?;
-        let measured = sample(work, || tracer.runs());
-        tracer.stop()?;
-        measured
-    }
-}
-
-fn sample(work: Work, runs: impl Fn() -> Result<Runs>) -> Result<Sample> {
-    let before = runs()?;
-    let connections_per_second = churn::drive(work.connections, work.close)?;
-    let after = runs()?;
-    let count = after.count - before.count;
-    if count == 0 {
-        bail!(
-            "the program did not run during {} connections",
-            work.connections
-        );
-    }
-    Ok(Sample {
-        kernel: Some(Runs {
-            time_ns: after.time_ns - before.time_ns,
-            count,
-        }),
-        connections_per_second,
-    })
-}
-
-/// A tracer that runs, its output going to a file as a user's would.
-struct Tracer {
-    child: Child,
-    output: PathBuf,
-}
-
-impl Tracer {
-    fn start(command: &mut Command) -> Result<Self> {
-        let output = env::temp_dir().join(format!("tcptrace-bench-{}", process::id()));
-        let file = fs::File::create(&output)
-            .with_context(|| format!("cannot write {}", output.display()))?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        let tracer = Self { child, output };
-        let deadline = Instant::now() + START_LIMIT;
-        // A program that is attached runs at the first connection.
-        while tracer.runs().is_ok_and(|runs| runs.count == 0) {
-            if Instant::now() > deadline {
-                bail!(
-                    "{} attached nothing within {} s",
-                    command.get_program().display(),
-                    START_LIMIT.as_secs()
-                );
-            }
-            churn::drive(1, Close::Reset)?;
-            thread::sleep(Duration::from_millis(20));
+        let mut command = match &self.peer {
+            Some(peer) => peer.command()?,
+            None => Command::new(tcptrace),
+        };
+        for flag in flags {
+            command.arg(match *flag {
+                "{ports}" => PathBuf::from(ALL_PORTS),
+                "{recording}" => recording.to_owned(),
+                flag => PathBuf::from(flag),
+            });
         }
-        // It may still be at what it does once.
-        thread::sleep(Duration::from_millis(300));
-        Ok(tracer)
+        // Colours would stand between the words that are looked for.
+        command.env("NO_COLOR", "1");
+        Ok(Some(command))
     }
 
-    /// The time of all its programs, each counted once however many descriptors it has, and the
-    /// runs of the one that runs most often, which may be one on another hook.
-    fn runs(&self) -> Result<Runs> {
-        let folder = format!("/proc/{}/fdinfo", self.child.id());
-        let mut programs: Vec<(String, Runs)> = Vec::new();
-        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
-            let path = entry?.path();
-            let Some(runs) = Runs::of_descriptor(&path) else {
-                continue;
-            };
-            let id = field(&path, "prog_id").unwrap_or_default();
-            if programs.iter().all(|(known, _)| *known != id) {
-                programs.push((id, runs));
-            }
+    /// How many records it lost, by what it wrote; none if it does not say.
+    pub(super) fn lost(&self, stdout: &str, stderr: &str) -> Option<u64> {
+        match self.contender.kind {
+            Kind::Untraced | Kind::Empty => None,
+            Kind::Tcptrace(_) => lost_by_tcptrace(stdout).or_else(|| lost_by_tcptrace(stderr)),
+            Kind::Peer { has_programs, .. } => has_programs.then(|| lost_by_peer(stderr)),
         }
-        Ok(programs
-            .iter()
-            .fold(Runs::default(), |sum, (_, runs)| Runs {
-                time_ns: sum.time_ns + runs.time_ns,
-                count: sum.count.max(runs.count),
-            }))
-    }
-
-    fn stop(mut self) -> Result<()> {
-        let pid = libc::pid_t::try_from(self.child.id())?;
-        // SAFETY: kill(2) takes two integers; the process is our child and has not been waited for.
-        unsafe { libc::kill(pid, libc::SIGINT) };
-        let deadline = Instant::now() + STOP_LIMIT;
-        while self.child.try_wait()?.is_none() {
-            if Instant::now() > deadline {
-                self.child.kill()?;
-                self.child.wait()?;
-                bail!(
-                    "a tracer did not end at Ctrl-C within {} s",
-                    STOP_LIMIT.as_secs()
-                );
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
     }
 }
 
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        // After an error on the way: neither process nor file is left behind.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_file(&self.output);
+/// Of a JSON summary, of the summary of a text, or of the line at the end of a recording.
+fn lost_by_tcptrace(text: &str) -> Option<u64> {
+    let summary = text.lines().next_back()?;
+    if let Ok(summary) = serde_json::from_str::<serde_json::Value>(summary) {
+        return summary["lost"].as_u64();
     }
-}
-
-impl Runs {
-    /// What an fdinfo file tells, if it is that of a program: kernel/bpf/syscall.c
-    /// `bpf_prog_show_fdinfo` (v6.18).
-    fn of_descriptor(fdinfo: &Path) -> Option<Self> {
-        let number = |name| field(fdinfo, name)?.parse().ok();
-        Some(Self {
-            time_ns: number("run_time_ns")?,
-            count: number("run_cnt")?,
+    text.lines()
+        .rev()
+        .flat_map(|line| line.split(", "))
+        .find_map(|part| {
+            if part.trim_end_matches('.') == "none lost" {
+                return Some(0);
+            }
+            let (number, _) = part.split_once(' ')?;
+            number.parse().ok().filter(|_| part.contains(" LOST: "))
         })
-    }
 }
 
-fn field(fdinfo: &Path, name: &str) -> Option<String> {
-    let text = fs::read_to_string(fdinfo).ok()?;
-    text.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key == name).then(|| value.trim().to_owned())
-    })
+/// `lost 12 events on CPU #1!` of libbpf-tools, `Lost 12 events` of bpftrace, each time.
+fn lost_by_peer(text: &str) -> u64 {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words
+        .windows(2)
+        .filter(|pair| pair[0].eq_ignore_ascii_case("lost"))
+        .filter_map(|pair| pair[1].parse::<u64>().ok())
+        .sum()
+}
+
+/// The reason that a program gives when it does not start: the first line that says that something failed, or
+/// else the last one.
+pub(super) fn reason(stderr: &str) -> Result<String> {
+    let mut lines = stderr
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    let first = lines.clone().find(|line| {
+        let line = line.to_lowercase();
+        ["error", "fail", "cannot", "not "]
+            .iter()
+            .any(|word| line.contains(word))
+    });
+    first
+        .or_else(|| lines.next_back())
+        .map(str::to_owned)
+        .context("it did not say why")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(typed: &[&str], full: bool, work: Work) -> Vec<&'static str> {
+        let typed: Vec<String> = typed.iter().map(|name| (*name).to_owned()).collect();
+        let selected = selected(&typed, full, work).unwrap();
+        selected.iter().map(|contender| contender.name).collect()
+    }
+
+    #[test]
+    fn what_is_typed_is_compared_with_untraced() {
+        let chosen = names(&["ss", "json"], false, Work::Reset);
+        assert_eq!(chosen, ["untraced", "json", "ss"]);
+        let error = selected(&["tcptop".to_owned()], false, Work::Reset).unwrap_err();
+        assert!(error.to_string().contains("tcpstates"), "{error}");
+    }
+
+    #[test]
+    fn without_a_word_the_usual_ones_are_measured() {
+        assert!(names(&[], false, Work::Reset).contains(&"tcpstates"));
+        assert!(!names(&[], false, Work::FailingBinds).contains(&"tcpstates"));
+        assert!(names(&[], false, Work::FailingBinds).contains(&"calls-off"));
+        assert_eq!(names(&[], true, Work::Reset).len(), ALL.len());
+    }
+
+    #[test]
+    fn losses_are_read_from_what_each_output_ends_with() {
+        for (text, expected) in [
+            (r#"{"kind":"summary","ts_ns":1,"lost":7}"#, Some(7)),
+            (
+                "1204 transitions in 2.312s, none lost.\nNot seen, and not counted as lost",
+                Some(0),
+            ),
+            (
+                "12 transitions, 30 records LOST: what is above has gaps",
+                Some(30),
+            ),
+            (
+                "tcptrace: recorded 9 inputs to x, 90 bytes, none lost",
+                Some(0),
+            ),
+            (
+                "recorded 9 inputs to x, 90 bytes, 4 LOST: the recording has gaps",
+                Some(4),
+            ),
+            ("nothing of the kind", None),
+            ("", None),
+        ] {
+            assert_eq!(lost_by_tcptrace(text), expected, "{text}");
+        }
+        let peers = "lost 12 events on CPU #1!\nLost 3 events\n";
+        assert_eq!(lost_by_peer(peers), 15);
+    }
+
+    #[test]
+    fn a_program_that_does_not_start_is_quoted() {
+        let text = "Attaching 2 probes...\nERROR: Error attaching probe: kprobe:tcp\nbye\n";
+        assert_eq!(
+            reason(text).unwrap(),
+            "ERROR: Error attaching probe: kprobe:tcp"
+        );
+        assert_eq!(reason("killed\n").unwrap(), "killed");
+        assert!(reason("").is_err());
+    }
 }

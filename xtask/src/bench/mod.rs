@@ -1,168 +1,168 @@
-//! Owns `cargo xtask bench`: what tracing costs, beside its peer and beside nothing, in one run.
+//! Owns `cargo xtask bench`: what tracing costs, beside its peers and beside nothing, in one run.
 
-mod churn;
+mod compare;
 mod contender;
 mod floor;
+mod peers;
+mod procfs;
+mod report;
+mod scratch;
+mod stage;
 mod stats;
+mod svg;
+mod sys;
+mod table;
+mod tracer;
+mod work;
 
-use std::{fs, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode, str::FromStr, thread};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
 
 use crate::{build, run, say::say};
-use churn::Close;
-use contender::{Contender, Programs, Runs};
-use stats::Spread;
+use compare::Comparison;
+use stage::Over;
+use tracer::Refused;
+use work::{Load, Work};
 
 /// Where the kernel is told to time every run of every eBPF program.
 const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
-/// Measure what tracing costs, beside libbpf-tools' tcpstates, an empty program and no tracing.
+/// Measure what tracing costs, beside its peers, an empty program and no tracing.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  cargo xtask bench              kernel time per transition, connections per second
-  cargo xtask bench --rounds 9   with more rounds, on a busy machine
+  cargo xtask bench                        the usual contenders, reset and orderly closes: some 5 minutes
+  cargo xtask bench --rounds 9             with more rounds, on a busy machine
+  cargo xtask bench --work nginx,ports --drivers all --over veth
+  cargo xtask bench --work failing-binds --contenders json,calls-off
+  cargo xtask bench --full --json all.json --svg all.svg
 
-One process opens and closes connections over loopback in a network namespace of its own. Every
-round measures every contender once, so that a machine that gets slower meanwhile is slower for all.
-The kernel time is that of all programs of a contender, whatever their hooks, for each transition.")]
+Contenders: untraced, empty (an empty program on the same hook); of tcptrace json, text, ladder, record,
+json-record, the backends timer, fentry, calls-syscalls, calls-fentry, calls-off, and the filters port-match,
+port-other; the peers tcpstates and tcplife (libbpf-tools), bpftrace (its tcplife.bt), ss (-E): from PATH, or
+from Debian's packages, unpacked and not installed. One that does not run on this kernel is left out, and the
+reason is told.
+
+Every round measures every contender once, each time beginning with another one, so that a machine that gets
+slower meanwhile is slower for all; `of untraced` is the median of the rounds' ratios. The kernel time is that
+of all programs of a contender, whatever their hooks, for each transition. Its CPU is that of its process, in
+user space and in the kernel, by the process's CPU clock. The first event is the first line about a connection
+on a terminal, counted from the command. Each measurement has network namespaces of its own.")]
 pub(crate) struct Args {
     /// How often each is measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Connections for each measurement
+    /// Connections (calls, requests, batches) of each driver for one measurement
     #[arg(long, default_value_t = 10_000)]
     connections: u32,
-    /// How each is closed
-    #[arg(long, value_enum, default_value_t = Close::Reset)]
-    close: Close,
-    /// Print JSON instead of a table
+    /// What is done: one or several
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Work::Reset, Work::Orderly])]
+    work: Vec<Work>,
+    /// How many do it at the same time: a number, or all for one for each CPU
+    #[arg(long, default_value = "1")]
+    drivers: Drivers,
+    /// What lies between client and server
+    #[arg(long, value_enum, default_value_t = Over::Loopback)]
+    over: Over,
+    /// Which are measured, by name; untraced always is
+    #[arg(long, value_delimiter = ',', conflicts_with = "full")]
+    contenders: Vec<String>,
+    /// Every contender
     #[arg(long)]
-    json: bool,
+    full: bool,
+    /// Write JSON, to a file or instead of the table
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[expect(clippy::option_option, reason = "absent, without a file, with one")]
+    json: Option<Option<PathBuf>>,
+    /// Draw throughput and kernel time into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
-/// What is done for each measurement.
-#[derive(Clone, Copy)]
-struct Work {
-    connections: u32,
-    close: Close,
-}
+/// How many do the work at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Drivers(u16);
 
-/// One measurement of one contender.
-struct Sample {
-    /// What the kernel counts of its programs; none without a program.
-    kernel: Option<Runs>,
-    connections_per_second: f64,
+impl FromStr for Drivers {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        if word == "all" {
+            let cpus = thread::available_parallelism().map_or(1, usize::from);
+            return Ok(Self(u16::try_from(cpus).unwrap_or(u16::MAX)));
+        }
+        match word.parse() {
+            Ok(number) if (1..=1_000).contains(&number) => Ok(Self(number)),
+            Ok(_) | Err(_) => Err("a number from 1 to 1000, or all".to_owned()),
+        }
+    }
 }
 
 /// Runs the verb.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    if !run::is_root()? {
-        bail!(
-            "measuring eBPF programs needs root; type: sudo -E env PATH=\"$PATH\" cargo xtask bench"
-        );
-    }
+    require_root("bench")?;
     if args.rounds == 0 || args.connections == 0 {
         bail!("nothing to measure: --rounds and --connections must be at least 1");
     }
-    let programs = Programs::find(build::tracer(true)?);
-    if let Err(why) = &programs.tcpstates {
-        say(format_args!("tcpstates is left out: {why:#}"));
-    }
-    let contenders: Vec<Contender> = Contender::ALL
-        .into_iter()
-        .filter(|contender| *contender != Contender::Tcpstates || programs.tcpstates.is_ok())
-        .collect();
-    let work = Work {
-        connections: args.connections,
-        close: args.close,
-    };
+    let chosen = args
+        .work
+        .iter()
+        .map(|work| contender::selected(&args.contenders, args.full, *work))
+        .collect::<Result<Vec<_>>>()?;
+    let tcptrace = build::tracer(true)?;
     let _stats = BpfStats::enable()?;
-    churn::enter_namespace()?;
-    let mut samples: Vec<Vec<Sample>> = contenders.iter().map(|_| Vec::new()).collect();
-    for round in 1..=args.rounds {
-        say(format_args!("round {round} of {}", args.rounds));
-        for (contender, samples) in contenders.iter().zip(&mut samples) {
-            samples.push(contender.measure(&programs, work)?);
+    let mut comparisons = Vec::new();
+    let mut skipped = Vec::new();
+    for (work, contenders) in args.work.iter().zip(chosen) {
+        let load = Load {
+            work: *work,
+            over: args.over,
+            drivers: args.drivers.0,
+            times: args.connections,
+        };
+        match Comparison::run(&contenders, &tcptrace, load, args.rounds) {
+            Ok(comparison) => {
+                if args.json != Some(None) {
+                    println!("{}", report::text(&comparison, args.rounds));
+                }
+                comparisons.push(comparison);
+            }
+            // The other workloads are measured all the same.
+            Err(error) => {
+                let why = error.downcast::<Refused>()?;
+                say(format_args!("{} is skipped: {why}", work.name()));
+                if args.json != Some(None) {
+                    println!("{}: skipped: {why}\n", work.name());
+                }
+                skipped.push((work.name(), why.0));
+            }
         }
     }
-    report(args, &contenders, &samples);
+    let json = report::json(&comparisons, &skipped, args.rounds);
+    match &args.json {
+        None => {}
+        Some(None) => println!("{json}"),
+        Some(Some(path)) => write(path, &format!("{json}\n"))?,
+    }
+    if let Some(path) = &args.svg {
+        write(path, &svg::draw(&svg::panels(&comparisons)))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(args: &Args, contenders: &[Contender], samples: &[Vec<Sample>]) {
-    let rate =
-        |samples: &[Sample]| Spread::of(samples.iter().map(|sample| sample.connections_per_second));
-    // The empty program runs once for each transition, and does nothing else.
-    let transitions = contenders
-        .iter()
-        .zip(samples)
-        .find(|(contender, _)| **contender == Contender::Floor)
-        .and_then(|(_, samples)| counts(samples))
-        .map_or(f64::NAN, |spread| spread.median);
-    let kernel = |samples: &[Sample]| {
-        Spread::of(
-            samples
-                .iter()
-                .filter_map(|sample| sample.kernel)
-                .map(|runs| as_f64(runs.time_ns) / transitions),
-        )
-    };
-    let untraced = rate(&samples[0]).map_or(f64::NAN, |spread| spread.median);
-    if args.json {
-        let rows: Vec<_> = contenders
-            .iter()
-            .zip(samples)
-            .map(|(contender, samples)| {
-                json!({
-                    "contender": contender.name(),
-                    "kernel_ns_per_transition": kernel(samples).map(Value::from),
-                    "connections_per_second": rate(samples).map(Value::from),
-                    "of_untraced": rate(samples).map(|spread| spread.median / untraced),
-                })
-            })
-            .collect();
-        println!(
-            "{}",
-            json!({ "kind": "bench", "rounds": args.rounds, "connections": args.connections, "transitions": transitions, "close": format!("{:?}", args.close).to_lowercase(), "rows": rows })
-        );
-        return;
-    }
-    println!(
-        "{} rounds of {} connections (connect, accept, {}), one driver; medians (min to max)\n",
-        args.rounds,
-        args.connections,
-        match args.close {
-            Close::Reset => "reset",
-            Close::Orderly => "close, TIME_WAIT",
-        }
-    );
-    println!(
-        "{:24} {:>26} {:>30} {:>11}",
-        "", "kernel ns per transition", "connections/s", "of untraced"
-    );
-    for (contender, samples) in contenders.iter().zip(samples) {
-        let rate = rate(samples);
-        let share = rate.map_or(f64::NAN, |spread| spread.median / untraced);
-        println!(
-            "{:24} {:>26} {:>30} {share:>11.3}",
-            contender.name(),
-            kernel(samples).map_or_else(|| "-".to_owned(), |spread| spread.to_string()),
-            rate.map_or_else(|| "-".to_owned(), |spread| spread.to_string()),
+fn require_root(verb: &str) -> Result<()> {
+    if !run::is_root()? {
+        bail!(
+            "measuring eBPF programs needs root; type: sudo -E env PATH=\"$PATH\" cargo xtask {verb}"
         );
     }
+    Ok(())
 }
 
-/// How often the busiest program of each sample ran.
-fn counts(samples: &[Sample]) -> Option<Spread> {
-    let runs = samples.iter().filter_map(|sample| sample.kernel);
-    Spread::of(runs.map(|runs| as_f64(runs.count)))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn as_f64(number: u64) -> f64 {
-    number as f64
+fn write(path: &PathBuf, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    say(format_args!("wrote {}", path.display()));
+    Ok(())
 }
 
 /// Makes the kernel time eBPF programs until dropped.
@@ -184,5 +184,17 @@ impl Drop for BpfStats {
     fn drop(&mut self) {
         // Back to what it was; there is nothing to do about a refusal.
         let _ = fs::write(BPF_STATS, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_are_a_number_or_all() {
+        assert_eq!("3".parse(), Ok(Drivers(3)));
+        assert!("all".parse::<Drivers>().is_ok_and(|all| all.0 >= 1));
+        assert!("0".parse::<Drivers>().is_err() && "many".parse::<Drivers>().is_err());
     }
 }

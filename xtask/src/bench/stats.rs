@@ -1,15 +1,13 @@
 //! Owns what is said of several measurements of the same thing.
 
-use std::fmt;
-
 use serde_json::{Value, json};
 
 /// Median, smallest and largest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Spread {
     pub(super) median: f64,
-    min: f64,
-    max: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
 }
 
 impl Spread {
@@ -26,11 +24,16 @@ impl Spread {
         };
         Some(Self { median, min, max })
     }
-}
 
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.0} ({:.0} to {:.0})", self.median, self.min, self.max)
+    /// The median, and smallest and largest in brackets, with so many decimals.
+    pub(super) fn shown(self, decimals: usize) -> String {
+        let number = |value: f64| grouped(&format!("{value:.decimals$}"));
+        format!(
+            "{} ({} to {})",
+            number(self.median),
+            number(self.min),
+            number(self.max)
+        )
     }
 }
 
@@ -38,6 +41,26 @@ impl From<Spread> for Value {
     fn from(spread: Spread) -> Self {
         json!({ "median": spread.median, "min": spread.min, "max": spread.max })
     }
+}
+
+/// A count as a number that can be divided.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub(super) fn as_f64(number: u64) -> f64 {
+    number as f64
+}
+
+/// A number with a comma between the thousands.
+pub(super) fn grouped(number: &str) -> String {
+    let (whole, rest) = number.split_at(number.find('.').unwrap_or(number.len()));
+    let mut text = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        let follow = whole.len() - index;
+        if index > 0 && follow.is_multiple_of(3) && !text.ends_with('-') {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + rest
 }
 
 #[cfg(test)]
@@ -58,6 +81,14 @@ mod tests {
         let even = Spread::of([4.0, 1.0, 2.0, 3.0].into_iter()).unwrap();
         assert!((even.median - 2.5).abs() < f64::EPSILON);
         assert_eq!(Spread::of(std::iter::empty()), None);
-        assert_eq!(odd.to_string(), "2 (1 to 3)");
+        assert_eq!(odd.shown(0), "2 (1 to 3)");
+        assert_eq!(odd.shown(2), "2.00 (1.00 to 3.00)");
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(grouped("1234567.25"), "1,234,567.25");
+        assert_eq!(grouped("-123"), "-123");
+        assert_eq!(grouped("999"), "999");
     }
 }
