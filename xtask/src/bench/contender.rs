@@ -188,6 +188,15 @@ pub(super) static ALL: &[Contender] = &[
     peer("ss", "ss -E", peers::ss, &["-E", "-n", "-t"], false),
 ];
 
+/// The one whose programs are counted: by the backends that every kernel has, so that they are the same ones
+/// everywhere.
+pub(super) static COUNTED: Contender = tcptrace(
+    "counted",
+    "tcptrace --backend timer --calls syscalls",
+    Usual::Never,
+    &["--json", "--backend", "timer", "--calls", "syscalls"],
+);
+
 impl Contender {
     /// Whether it prints a line for a connection of the workloads.
     pub(super) fn shows_connections(&self) -> bool {

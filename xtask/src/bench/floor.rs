@@ -4,7 +4,6 @@ use std::{
     fs, io,
     mem::{size_of, size_of_val, zeroed},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result};
@@ -45,14 +44,23 @@ pub(super) struct Floor {
 impl Floor {
     /// Loads it and attaches it.
     pub(super) fn attach(hook: Hook) -> Result<Self> {
+        Self::with(hook, &RETURN_0)
+    }
+
+    /// The same with a program that goes so many times through a loop of three instructions.
+    pub(super) fn that_counts(hook: Hook, times: u16) -> Result<Self> {
+        Self::with(hook, &counting(times))
+    }
+
+    fn with(hook: Hook, instructions: &[u64]) -> Result<Self> {
         let (program, attached) = match hook {
             Hook::SetState => {
-                let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT)?;
+                let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT, instructions)?;
                 let attached = attach_raw(&program);
                 (program, attached)
             }
             Hook::BindReturns => {
-                let program = load(BPF_PROG_TYPE_TRACEPOINT)?;
+                let program = load(BPF_PROG_TYPE_TRACEPOINT, instructions)?;
                 let attached = attach_to_bind(&program);
                 (program, attached)
             }
@@ -65,15 +73,25 @@ impl Floor {
 
     /// Its runs so far.
     pub(super) fn runs(&self) -> Result<Runs> {
-        let path = PathBuf::from(format!("/proc/self/fdinfo/{}", self.program.as_raw_fd()));
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let (_, runs) = procfs::program(&text).context("the kernel does not time programs")?;
-        Ok(runs)
+        procfs::own_program(&self.program)
     }
 }
 
-fn load(kind: u32) -> Result<OwnedFd> {
+/// `r0 = 0; r1 = times; do { r0 += r1; r1 -= 1 } while (r1 != 0); r0 = 0; exit`
+fn counting(times: u16) -> Vec<u64> {
+    let [return_0, exit] = RETURN_0;
+    vec![
+        return_0,
+        0x0000_0000_0000_01b7 | u64::from(times) << 32,
+        0x0000_0000_0000_100f,
+        0x0000_0001_0000_0117,
+        0x0000_0000_fffd_0155,
+        return_0,
+        exit,
+    ]
+}
+
+fn load(kind: u32, instructions: &[u64]) -> Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         prog_type: u32,
@@ -83,11 +101,11 @@ fn load(kind: u32) -> Result<OwnedFd> {
     }
     let attr = Load {
         prog_type: kind,
-        insn_cnt: 2,
-        insns: RETURN_0.as_ptr() as u64,
+        insn_cnt: u32::try_from(instructions.len())?,
+        insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
     };
-    bpf(BPF_PROG_LOAD, &attr).context("cannot load the empty program")
+    new_descriptor(bpf(BPF_PROG_LOAD, &attr)).context("cannot load the empty program")
 }
 
 fn attach_raw(program: &OwnedFd) -> Result<OwnedFd> {
@@ -102,7 +120,7 @@ fn attach_raw(program: &OwnedFd) -> Result<OwnedFd> {
         prog_fd: u32::try_from(program.as_raw_fd())?,
         padding: 0,
     };
-    Ok(bpf(BPF_RAW_TRACEPOINT_OPEN, &attr)?)
+    Ok(new_descriptor(bpf(BPF_RAW_TRACEPOINT_OPEN, &attr))?)
 }
 
 /// By a perf event. On whichever CPU that is, the program runs on all.
@@ -148,21 +166,21 @@ fn attach_to_bind(program: &OwnedFd) -> Result<OwnedFd> {
     Ok(event)
 }
 
-/// One call of bpf(2) that returns a descriptor. What `attr` points to must be alive.
-fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
+/// One call of bpf(2). What `attr` points to must be alive.
+pub(super) fn bpf<T>(command: libc::c_int, attr: &T) -> libc::c_long {
     // SAFETY: the kernel reads `attr`, of the size given, and what it points to.
-    new_descriptor(unsafe {
+    unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
             std::ptr::from_ref(attr),
             size_of_val(attr),
         )
-    })
+    }
 }
 
 /// What a system call returned that makes a descriptor.
-fn new_descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+pub(super) fn new_descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -2,9 +2,11 @@
 
 mod compare;
 mod contender;
+mod cost;
 mod floor;
 mod peers;
 mod procfs;
+mod programs;
 mod report;
 mod scratch;
 mod stage;
@@ -29,13 +31,17 @@ use work::{Load, Work};
 const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// Measure what tracing costs, beside its peers, an empty program and no tracing.
+///
+/// `bench cost` is the check for changes that make an event cost more.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   cargo xtask bench                        the usual contenders, reset and orderly closes: some 5 minutes
   cargo xtask bench --rounds 9             with more rounds, on a busy machine
   cargo xtask bench --work nginx,ports --drivers all --over veth
   cargo xtask bench --work failing-binds --contenders json,calls-off
   cargo xtask bench --full --json all.json --svg all.svg
+  cargo xtask bench cost                   fails if an event costs a tenth more than it did
 
 Contenders: untraced, empty (an empty program on the same hook); of tcptrace json, text, ladder, record,
 json-record, the backends timer, fentry, calls-syscalls, calls-fentry, calls-off, and the filters port-match,
@@ -49,6 +55,8 @@ of all programs of a contender, whatever their hooks, for each transition. Its C
 user space and in the kernel, by the process's CPU clock. The first event is the first line about a connection
 on a terminal, counted from the command. Each measurement has network namespaces of its own.")]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// How often each is measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -79,6 +87,11 @@ pub(crate) struct Args {
     svg: Option<PathBuf>,
 }
 
+#[derive(clap::Subcommand)]
+enum Verb {
+    Cost(cost::Args),
+}
+
 /// How many do the work at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Drivers(u16);
@@ -100,6 +113,10 @@ impl FromStr for Drivers {
 
 /// Runs the verb.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    match &args.verb {
+        None => {}
+        Some(Verb::Cost(args)) => return cost::main(args),
+    }
     require_root("bench")?;
     if args.rounds == 0 || args.connections == 0 {
         bail!("nothing to measure: --rounds and --connections must be at least 1");

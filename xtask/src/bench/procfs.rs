@@ -1,6 +1,10 @@
 //! Owns what /proc tells of programs, processes and the network, as text that is read here.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -24,6 +28,27 @@ impl Runs {
 /// The time of all programs of a process, each counted once however many descriptors it has, and the
 /// runs of the one that runs most often, which may be one on another hook.
 pub(super) fn programs_of(pid: u32) -> Result<Runs> {
+    let programs = all_programs_of(pid)?;
+    Ok(programs.values().fold(Runs::default(), |sum, runs| Runs {
+        time_ns: sum.time_ns + runs.time_ns,
+        count: sum.count.max(runs.count),
+    }))
+}
+
+/// The ids of all programs of a process.
+pub(super) fn program_ids_of(pid: u32) -> Result<Vec<u32>> {
+    Ok(all_programs_of(pid)?.into_keys().collect())
+}
+
+/// The runs of a program that this process has.
+pub(super) fn own_program(descriptor: &OwnedFd) -> Result<Runs> {
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let (_, runs) = program(&text).context("the kernel does not time programs")?;
+    Ok(runs)
+}
+
+fn all_programs_of(pid: u32) -> Result<BTreeMap<u32, Runs>> {
     let folder = format!("/proc/{pid}/fdinfo");
     let mut programs = BTreeMap::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
@@ -31,21 +56,18 @@ pub(super) fn programs_of(pid: u32) -> Result<Runs> {
         let text = fs::read_to_string(entry?.path()).unwrap_or_default();
         programs.extend(program(&text));
     }
-    Ok(programs.values().fold(Runs::default(), |sum, runs| Runs {
-        time_ns: sum.time_ns + runs.time_ns,
-        count: sum.count.max(runs.count),
-    }))
+    Ok(programs)
 }
 
 /// The id and the runs of a program, if this is the fdinfo of one: kernel/bpf/syscall.c
 /// `bpf_prog_show_fdinfo` (v6.18).
-pub(super) fn program(fdinfo: &str) -> Option<(u64, Runs)> {
+fn program(fdinfo: &str) -> Option<(u32, Runs)> {
     let number = |name| field(fdinfo, name)?.parse().ok();
     let runs = Runs {
         time_ns: number("run_time_ns")?,
         count: number("run_cnt")?,
     };
-    Some((number("prog_id")?, runs))
+    Some((u32::try_from(number("prog_id")?).ok()?, runs))
 }
 
 /// The memory of a process in bytes: what it has now, and the most that it had, each with what is mapped.

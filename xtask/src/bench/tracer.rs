@@ -89,6 +89,10 @@ impl<'a> Tracer<'a> {
         Ok(Some(tracer))
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The time of all its programs, and the runs of the one that runs most often; none without programs.
     pub(super) fn runs(&self) -> Result<Option<Runs>> {
         let runs = procfs::programs_of(self.child.id())?;

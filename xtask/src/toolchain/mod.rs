@@ -84,6 +84,12 @@ impl Compiler {
         )
     }
 
+    /// What decides which instructions it makes.
+    pub(crate) fn version(&self) -> String {
+        let version = &self.rustc.version;
+        format!("rustc {} (LLVM {})", version.release, version.llvm)
+    }
+
     fn complete(&self, mut command: Command) -> Result<Command> {
         command.current_dir(workspace::root());
         command.args([
