@@ -9,6 +9,7 @@ mod procfs;
 mod programs;
 mod report;
 mod scratch;
+mod soak;
 mod stage;
 mod stats;
 mod svg;
@@ -32,7 +33,7 @@ const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// Measure what tracing costs, beside its peers, an empty program and no tracing.
 ///
-/// `bench cost` is the check for changes that make an event cost more.
+/// `bench cost` is the check for changes that make an event cost more, `bench soak` a long run at full churn.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
@@ -41,6 +42,7 @@ const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
   cargo xtask bench --work nginx,ports --drivers all --over veth
   cargo xtask bench --work failing-binds --contenders json,calls-off
   cargo xtask bench --full --json all.json --svg all.svg
+  cargo xtask bench soak                   ten minutes at full churn: all told, memory flat
   cargo xtask bench cost                   fails if an event costs a tenth more than it did
 
 Contenders: untraced, empty (an empty program on the same hook); of tcptrace json, text, ladder, record,
@@ -90,6 +92,7 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Verb {
     Cost(cost::Args),
+    Soak(soak::Args),
 }
 
 /// How many do the work at the same time.
@@ -116,6 +119,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     match &args.verb {
         None => {}
         Some(Verb::Cost(args)) => return cost::main(args),
+        Some(Verb::Soak(args)) => return soak::main(args),
     }
     require_root("bench")?;
     if args.rounds == 0 || args.connections == 0 {

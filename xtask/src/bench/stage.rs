@@ -74,6 +74,11 @@ impl Stage {
         }
     }
 
+    /// The server's namespace as a path, for as long as this process has it open.
+    pub(super) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", process::id(), self.server.as_raw_fd())
+    }
+
     /// Moves the calling thread there. Processes that it starts are there, too.
     pub(super) fn enter(&self, side: Side) -> Result<()> {
         let namespace = match side {
@@ -106,7 +111,7 @@ impl Stage {
                 capture(Command::new(&ip).args(line.split(' '))).map(drop)
             })
         };
-        let namespace = format!("/proc/{}/fd/{}", process::id(), self.server.as_raw_fd());
+        let namespace = self.path();
         ip(
             Side::Client,
             &format!("link add bench-c type veth peer name bench-s netns {namespace}"),
