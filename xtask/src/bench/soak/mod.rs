@@ -39,6 +39,8 @@ const ONE_RESET_IN: usize = 4;
 /// How often memory is looked at, and the progress told.
 const SAMPLE: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_secs(60);
+/// Twice the minute that a TIME_WAIT lasts, and more than what the timer wheel adds to it.
+const LONG: Duration = Duration::from_secs(150);
 /// How long tcptrace may take to begin, to catch up when the churn is over, and to end.
 const START_LIMIT: Duration = Duration::from_secs(30);
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(120);
@@ -58,7 +60,7 @@ of disk are enough. It fails if
 
   - a record was lost, a socket forgotten, or a line is missing,
   - memory grew: the most resident memory in the second half of the run is over that of the first half by more
-    than a twentieth,
+    than a twentieth (judged from 2.5 minutes on, when as many TIME_WAITs end as begin),
   - what was told is not what the kernel counted in that namespace (/proc/net/snmp, /proc/net/netstat). Where
     the kernel itself keeps some events from every eBPF program, as tcptrace says at its start, one in 10,000
     may be missing.")]
@@ -119,6 +121,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             kernel,
             at,
             memory,
+            is_long: args.minutes * 60.0 >= LONG.as_secs_f64(),
         })
     })?;
     let (text, failures) = findings.judge()?;
