@@ -57,7 +57,7 @@ impl Part {
         }
     }
 
-    /// Whether it is repeatable enough to fail for: of time, four runs on a busy machine were up to 16 % apart,
+    /// Whether it is repeatable enough to fail for: of time, runs on a busy machine were up to a fifth apart,
     /// while the counts were the same to the last instruction.
     const fn is_judged(self) -> bool {
         match self {
