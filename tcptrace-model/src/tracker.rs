@@ -57,10 +57,7 @@ impl Default for Settings {
             minisocket_resets: true,
             known_minisockets_only: false,
             rearms_exact: true,
-            kernel: KernelVersion {
-                major: 6,
-                minor: 18,
-            },
+            kernel: KernelVersion::of(6, 18),
             calls: true,
         }
     }

@@ -345,7 +345,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             minisocket_resets,
             known_minisockets_only,
             rearms_exact,
-            kernel: KernelVersion { major: 6, minor },
+            kernel: KernelVersion::of(6, minor),
             calls: true,
         }
     })

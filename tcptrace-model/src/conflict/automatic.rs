@@ -14,7 +14,7 @@ pub(super) const REUSEADDR_OF_ALL: &str = "SO_REUSEADDR of those that hold the a
 
 /// The first kernel with `IP_LOCAL_PORT_RANGE`, in which connect() then looks at every port of the range:
 /// net/ipv4/inet_hashtables.c `__inet_hash_connect` (v6.8).
-const EVERY_PORT: KernelVersion = KernelVersion { major: 6, minor: 8 };
+const EVERY_PORT: KernelVersion = KernelVersion::of(6, 8);
 
 /// How the ports of the range are used, as a choice sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

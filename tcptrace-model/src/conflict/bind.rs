@@ -14,16 +14,14 @@ use super::{
 
 /// The first kernel in which a closed listener of its group lets a socket with `SO_REUSEPORT` in again:
 /// net/ipv4/inet_connection_sock.c `inet_csk_bind_conflict` (v5.14), `num_closed_socks`.
-const CLOSED_IN_GROUP: KernelVersion = KernelVersion {
-    major: 5,
-    minor: 14,
-};
+const CLOSED_IN_GROUP: KernelVersion = KernelVersion::of(5, 14);
 
 /// The first kernel in which the user of a socket is `sk_uid`; before, a socket that no descriptor holds
-/// counted as root's: net/core/sock.c `sock_i_uid` (v6.16).
+/// counted as root's: net/core/sock.c `sock_i_uid` (v6.16), which is gone in 6.17, and from the stable series of
+/// 6.16 since 6.16.6.
 const OWN_UID: KernelVersion = KernelVersion {
-    major: 6,
-    minor: 17,
+    patch: 6,
+    ..KernelVersion::of(6, 16)
 };
 
 /// What the port's own cache of `SO_REUSEPORT` (`tb->fastreuseport`) may let in although a holder is in

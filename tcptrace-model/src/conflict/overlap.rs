@@ -11,12 +11,12 @@ pub(super) const LOOPBACK4_IPV6: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
 /// The first kernel that looks up a specific address in a table of its own (`bhash2`):
 /// net/ipv4/inet_connection_sock.c `inet_use_bhash2_on_bind` (v6.1).
-const ADDRESS_TABLE: KernelVersion = KernelVersion { major: 6, minor: 1 };
+const ADDRESS_TABLE: KernelVersion = KernelVersion::of(6, 1);
 
 /// The first kernel whose table knows that `::ffff:0.0.0.0` is any address to a socket with a v4-mapped
 /// one, too: before, an `AF_INET6` socket met only `::` there, or the 0.0.0.0 of an `AF_INET` one:
 /// net/ipv4/inet_hashtables.c `inet_bind2_bucket_match_addr_any` (v6.6, v6.8).
-const MAPPED_ANY: KernelVersion = KernelVersion { major: 6, minor: 8 };
+const MAPPED_ANY: KernelVersion = KernelVersion::of(6, 8);
 
 /// The fields that say to which local addresses a socket belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -208,13 +208,27 @@ pub struct PortUse {
     pub destination: Option<SocketAddr>,
 }
 
-/// A kernel release: `(6, 18)` for 6.18.44.
+/// A kernel release: 6, 18 and 44 for 6.18.44.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelVersion {
     /// The first number.
     pub major: u16,
     /// The second number.
     pub minor: u16,
+    /// The third number: what was changed in the stable series; 0 where the release does not say.
+    pub patch: u16,
+}
+
+impl KernelVersion {
+    /// The first of a series.
+    #[must_use]
+    pub const fn of(major: u16, minor: u16) -> Self {
+        Self {
+            major,
+            minor,
+            patch: 0,
+        }
+    }
 }
 
 words! {

@@ -2,7 +2,7 @@
 
 use tcptrace_model::{
     Phase, TcpState,
-    conflict::{Asker, Holder, Request, Rule, Verdict},
+    conflict::{Asker, Holder, KernelVersion, Request, Rule, Verdict},
 };
 
 use super::scene::{
@@ -382,10 +382,20 @@ fn orphans_of_a_reuseport_listener_count_as_roots_on_old_kernels() {
         ..with(accepted(HERE, PEER, TcpState::FinWait1), "P")
     };
     let request = asking(bind(HERE), "P");
-    assert!(matches!(
-        on(kernel(6, 12), &request, &[orphan]),
-        Verdict::Undecided { .. }
-    ));
+    let stable = |patch| KernelVersion {
+        patch,
+        ..kernel(6, 16)
+    };
+    for old in [kernel(6, 12), stable(0), stable(5)] {
+        assert!(matches!(
+            on(old, &request, &[orphan]),
+            Verdict::Undecided { .. }
+        ));
+    }
+    assert_eq!(
+        on(stable(6), &request, &[orphan]),
+        in_use(Rule::ReuseportOtherUser, &[0])
+    );
     assert_eq!(
         on(NEWEST, &request, &[orphan]),
         in_use(Rule::ReuseportOtherUser, &[0])

@@ -29,7 +29,7 @@ pub(crate) const KERNELS: [KernelVersion; 6] = [
 pub(crate) const NEWEST: KernelVersion = kernel(6, 18);
 
 pub(crate) const fn kernel(major: u16, minor: u16) -> KernelVersion {
-    KernelVersion { major, minor }
+    KernelVersion::of(major, minor)
 }
 
 pub(crate) fn at(text: &str) -> SocketAddr {

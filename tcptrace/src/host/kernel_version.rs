@@ -11,6 +11,8 @@ pub struct KernelVersion {
     pub major: u32,
     /// Second number.
     pub minor: u32,
+    /// Third number; 0 where the release has none there: `7.3-rc2`.
+    pub patch: u32,
     /// The whole `uname -r`.
     pub release: String,
 }
@@ -40,10 +42,16 @@ impl KernelVersion {
     /// Takes `release` apart, such as `6.1.0-42-cloud-amd64`.
     #[must_use]
     pub fn parse(release: &str) -> Option<Self> {
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+        let mut numbers = release.splitn(3, '.');
+        let mut number = || {
+            let word = numbers.next()?;
+            let digits = word.find(|c: char| !c.is_ascii_digit());
+            word[..digits.unwrap_or(word.len())].parse().ok()
+        };
         Some(Self {
-            major: numbers.next()?.parse().ok()?,
-            minor: numbers.next()?.parse().ok()?,
+            major: number()?,
+            minor: number()?,
+            patch: number().unwrap_or(0),
             release: release.to_owned(),
         })
     }
@@ -61,6 +69,7 @@ impl From<&KernelVersion> for conflict::KernelVersion {
         Self {
             major: number(version.major),
             minor: number(version.minor),
+            patch: number(version.patch),
         }
     }
 }
@@ -78,9 +87,14 @@ mod tests {
     #[test]
     fn releases_are_taken_apart() {
         let debian = KernelVersion::parse("6.1.0-42-cloud-amd64").unwrap();
-        assert_eq!((debian.major, debian.minor), (6, 1));
+        assert_eq!((debian.major, debian.minor, debian.patch), (6, 1, 0));
+        let backport = KernelVersion::parse("6.16.12+deb13-amd64").unwrap();
+        assert_eq!((backport.minor, backport.patch), (16, 12));
         let candidate = KernelVersion::parse("7.3-rc2").unwrap();
-        assert_eq!((candidate.major, candidate.minor), (7, 3));
+        assert_eq!(
+            (candidate.major, candidate.minor, candidate.patch),
+            (7, 3, 0)
+        );
         assert_eq!(KernelVersion::parse("linux"), None);
         assert_eq!(KernelVersion::parse("6"), None);
     }

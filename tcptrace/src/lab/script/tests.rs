@@ -58,7 +58,7 @@ fn program(script: &str) -> Program {
 
 fn kernel(major: u16, minor: u16) -> Kernel {
     Kernel {
-        version: KernelVersion { major, minor },
+        version: KernelVersion::of(major, minor),
         release: format!("{major}.{minor}.0"),
         hz: 250,
     }

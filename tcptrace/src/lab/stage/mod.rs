@@ -78,7 +78,7 @@ impl Kernel {
     /// Whether it is `major.minor` or later.
     #[must_use]
     pub fn is_at_least(&self, major: u16, minor: u16) -> bool {
-        self.version >= KernelVersion { major, minor }
+        self.version >= KernelVersion::of(major, minor)
     }
 
     /// How much later than asked for a timer of `timeout` may run, for the granularity of the timer wheel:
@@ -249,10 +249,7 @@ mod tests {
 
     fn kernel(hz: u32) -> Kernel {
         Kernel {
-            version: KernelVersion {
-                major: 6,
-                minor: 18,
-            },
+            version: KernelVersion::of(6, 18),
             release: "6.18.0".to_owned(),
             hz,
         }

@@ -93,7 +93,7 @@ fn opening() -> BoxedStrategy<Opening> {
         any::<(u32, u32)>(),
         any::<Option<u64>>(),
         any::<(bool, bool, bool, bool)>(),
-        any::<(u16, u16, bool)>(),
+        any::<(u16, u16, u16, bool)>(),
     );
     let start = (
         any::<(u64, i64, Option<u32>, Option<u32>)>(),
@@ -103,7 +103,7 @@ fn opening() -> BoxedStrategy<Opening> {
     );
     (settings, start)
         .prop_map(|(settings, start)| {
-            let (most, stuck_after_ns, flags, (major, minor, calls)) = settings;
+            let (most, stuck_after_ns, flags, (major, minor, patch, calls)) = settings;
             let (max_connections, max_minisockets) = most;
             let ((ts_ns, clock_offset_ns, hz, netns), (version, kernel), pairs, words) = start;
             let mut opening = samples::opening();
@@ -115,7 +115,11 @@ fn opening() -> BoxedStrategy<Opening> {
                 minisocket_resets: flags.1,
                 known_minisockets_only: flags.2,
                 rearms_exact: flags.3,
-                kernel: KernelVersion { major, minor },
+                kernel: KernelVersion {
+                    major,
+                    minor,
+                    patch,
+                },
                 calls,
             };
             opening.start.ts_ns = ts_ns;

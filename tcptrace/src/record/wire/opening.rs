@@ -63,6 +63,9 @@ struct WireSettings {
     /// Since format 1.1; before, there were none.
     #[n(8)]
     calls: Option<bool>,
+    /// The third number of the kernel's version; nothing for 0, as before it was told.
+    #[n(9)]
+    patch: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, Encode, Decode)]
@@ -171,6 +174,7 @@ impl From<&Settings> for WireSettings {
             rearms_exact,
             kernel: Some((kernel.major, kernel.minor)),
             calls: Some(calls),
+            patch: Some(kernel.patch).filter(|patch| *patch != 0),
         }
     }
 }
@@ -188,6 +192,7 @@ impl WireSettings {
             rearms_exact,
             kernel,
             calls,
+            patch,
         } = self;
         let size = |number: u64| {
             usize::try_from(number).map_err(|_| format!("{number} is too much for this machine"))
@@ -202,7 +207,10 @@ impl WireSettings {
             known_minisockets_only,
             rearms_exact,
             kernel: kernel
-                .map(|(major, minor)| KernelVersion { major, minor })
+                .map(|(major, minor)| KernelVersion {
+                    patch: patch.unwrap_or(0),
+                    ..KernelVersion::of(major, minor)
+                })
                 .or_else(|| {
                     kernel_version::KernelVersion::parse(release).map(|version| (&version).into())
                 })

@@ -12,14 +12,11 @@ use tcptrace_model::conflict::{Call, KernelVersion, Request};
 
 /// Since then the bucket of the new socket's own address is in the list that is asked whether the port is
 /// new, so that it never is: net/ipv4/inet_connection_sock.c `inet_csk_update_fastreuse` (v6.8).
-const NEVER_FIRST: KernelVersion = KernelVersion { major: 6, minor: 8 };
+const NEVER_FIRST: KernelVersion = KernelVersion::of(6, 8);
 
 /// Since then it is forgotten when nobody but users of connect() is left, and with what shares a bucket
 /// with them, it may be sooner: net/ipv4/inet_hashtables.c `inet_bind_bucket_destroy` (v6.18).
-const FORGETS: KernelVersion = KernelVersion {
-    major: 6,
-    minor: 18,
-};
+const FORGETS: KernelVersion = KernelVersion::of(6, 18);
 
 /// `struct inet_bind_bucket`, in part.
 #[derive(Clone, Copy, Debug, Default)]

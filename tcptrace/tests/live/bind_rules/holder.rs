@@ -15,10 +15,10 @@ use crate::sockets::Socket;
 use crate::{sock_diag, sys};
 
 /// Since then a socket without a descriptor belongs to who made it, and not to root: net/core/sock.c
-/// `sock_i_uid` (v6.16) is the last one.
+/// `sock_i_uid` (v6.16), which the stable series of 6.16 lost with 6.16.6.
 const OWN_USER: KernelVersion = KernelVersion {
-    major: 6,
-    minor: 17,
+    patch: 6,
+    ..KernelVersion::of(6, 16)
 };
 /// More than what a peer with a small buffer takes in.
 static UNSENT: [u8; 60_000] = [0; 60_000];

@@ -193,5 +193,7 @@ fn kernel_version() -> Result<KernelVersion> {
     Ok(KernelVersion {
         major: next()?,
         minor: next()?,
+        // "7.3-rc2" has none.
+        patch: next().unwrap_or(0),
     })
 }
