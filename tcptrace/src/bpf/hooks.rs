@@ -285,7 +285,13 @@ impl fmt::Display for Refused {
                 write!(f, "cannot attach to {place}: {}", reason(&error.io_error))
             }
             Why::Program(error) => write!(f, "cannot attach to {place}: {error}"),
-            Why::Io(error) => write!(f, "cannot attach to {place}: {}", reason(error)),
+            Why::Io(error) => {
+                write!(f, "cannot attach to {place}: {}", reason(error))?;
+                match perf::restriction(error) {
+                    Some(why) => write!(f, "; {why}"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

@@ -278,8 +278,19 @@ fn not_needed() -> Result<()> {
         ] {
             let seen = trace(&rights, &[])?;
             seen.is_right().with_context(|| format!("without {name}"))?;
-            let all = seen.backend("time_wait").is_some() && seen.backend("calls").is_some();
-            ensure!(all, "without {name}: {}", seen.report.start);
+            let time_wait = seen.backend("time_wait");
+            ensure!(time_wait.is_some(), "without {name}: {}", seen.report.start);
+            if seen.backend("calls").is_none() {
+                // Kernels that have been made stricter than Linux is: then the setting must be named.
+                ensure!(!has_fentry()?, "without {name}: {}", seen.report.start);
+                has_all(&seen.degraded(), &["sysctl kernel.perf_event_paranoid=2"])?;
+                let setting = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")?;
+                ensure!(
+                    setting.trim().parse::<i32>()? > 2,
+                    "it is {setting}: {}",
+                    seen.report.start
+                );
+            }
         }
         let seen = trace(&Rights::only(&[SYS_ADMIN, SYS_RESOURCE]), &[])?;
         seen.is_right().context("CAP_SYS_ADMIN alone")

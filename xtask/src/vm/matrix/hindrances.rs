@@ -82,8 +82,18 @@ pub(super) fn judge(hindrance: Hindrance, pinned: &Pinned, stdout: &str) -> Judg
     }
 }
 
-/// fentry would attach and never run (Linux 5.10 refuses to attach), so the tracer must not use it.
+/// fentry would attach and never run (Linux 5.10 refuses to attach), so the tracer must not use it. 7.3 has no
+/// such state: it does not let anybody switch it off.
 fn ftrace(all: &All<'_>, pinned: &Pinned) -> Result<String> {
+    if all.get("switch off")?.status != 0 {
+        all.get("doctor")?.is_doctor(pinned.backend)?;
+        all.get("backend fentry")?.ends_with(0)?;
+        all.get("calls fentry")?.ends_with(0)?;
+        for scene in ["scene", "scene under which it is switched off"] {
+            all.get(scene)?.sees_all()?;
+        }
+        return Ok("the kernel does not let it be switched off".to_owned());
+    }
     all.get("doctor")?.is_doctor(Backend::Timer)?;
     let what = [
         "kernel.ftrace_enabled is 0",

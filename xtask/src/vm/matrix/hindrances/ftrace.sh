@@ -1,6 +1,6 @@
 # The tracing of the kernel's functions, switched off before a trace begins and under one.
 switch=/proc/sys/kernel/ftrace_enabled
-echo 0 >$switch
+told "switch off" sh -c "echo 0 >$switch"
 told doctor tcptrace doctor --json
 told "backend fentry" tcptrace --backend fentry --calls off -d 1
 told "calls fentry" tcptrace --backend timer --calls fentry -d 1
