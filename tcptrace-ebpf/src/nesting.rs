@@ -103,7 +103,7 @@ pub(crate) fn second(mark: u64, record: impl FnOnce(&mut Scratch)) {
 /// What belongs to a run inside `outer` others.
 #[inline(always)]
 fn level(cpu: *mut CpuState, outer: u64) -> *mut Scratch {
-    let mut index = (outer != 0) as usize;
+    let mut index = usize::from(outer != 0);
     // Masked where the compiler cannot see it: it would make two cases of it, and the verifier would follow
     // the whole program once for each.
     // SAFETY: one instruction on one register.
