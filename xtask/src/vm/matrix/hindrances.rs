@@ -291,6 +291,7 @@ mod tests {
     fn good() -> String {
         let no = "kernel.ftrace_enabled is 0: sysctl kernel.ftrace_enabled=1";
         [
+            part("switch off", "", 0),
             part("doctor", &doctor("timer", "syscalls"), 0),
             part("backend fentry", no, 3),
             part("calls fentry", no, 3),
@@ -360,6 +361,26 @@ mod tests {
         ]
         .concat();
         assert_eq!(verdict(&whole), Verdict::Pass);
+    }
+
+    #[test]
+    fn a_kernel_without_such_a_state_must_trace_functions_as_ever() {
+        let kept = |backends: [&str; 2], of_scene: &str| {
+            [
+                part("switch off", "not supported", 1),
+                part("doctor", &doctor(backends[0], backends[1]), 0),
+                part("backend fentry", "", 0),
+                part("calls fentry", "", 0),
+                part("scene", of_scene, 0),
+                part("scene under which it is switched off", &scene(""), 0),
+            ]
+            .concat()
+        };
+        let fentry = ["fentry", "fentry"];
+        assert_eq!(verdict(&kept(fentry, &scene(""))), Verdict::Pass);
+        assert_eq!(verdict(&kept(fentry, "")), Verdict::Fail);
+        let timers = ["timer", "syscalls"];
+        assert_eq!(verdict(&kept(timers, &scene(""))), Verdict::Fail);
     }
 
     #[test]
