@@ -10,6 +10,7 @@
 mod bucket;
 mod calls;
 mod config;
+pub mod kfunc;
 mod record;
 mod socket_call;
 mod state;

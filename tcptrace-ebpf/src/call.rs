@@ -15,7 +15,7 @@ use crate::{
     filter::{self as filters, Ports},
     kernel::{self, Owner, SockCommon, config},
     maps::{CALLS, FOLLOWED, FOLLOWED_COOKIES},
-    socket_options,
+    protocol, socket_options,
 };
 
 /// Errnos of include/uapi/asm-generic/errno.h and include/linux/errno.h (v6.18).
@@ -69,8 +69,6 @@ pub(crate) struct UnderWay {
     syscall: Syscall,
     /// Bits of [`socket_flag`] for the record to come.
     flags: u32,
-    netns: u32,
-    uid: u32,
     /// How many holders have been listed.
     holders: u32,
     /// 1 when a port filter wants a port that is to be chosen yet.
@@ -78,12 +76,10 @@ pub(crate) struct UnderWay {
     /// The port asked for, host byte order; 0 for none.
     asked_port: u16,
     padding: u16,
-    /// Address of the socket's `struct cgroup`; 0 for none.
-    cgroup: u64,
 }
 
 // Verifiers up to 6.2 let nothing be copied from the stack that has not been written to.
-const _: () = assert!(size_of::<UnderWay>() == 104);
+const _: () = assert!(size_of::<UnderWay>() == 88);
 
 /// A field of a `*mut UnderWay`.
 macro_rules! field {
@@ -121,6 +117,10 @@ pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, numbe
     if (family != AF_INET && family != AF_INET6) || !filters::family_matches(family) {
         return;
     }
+    // The hooks serve datagrams, too.
+    if protocol::is_tcp(sk, &common, false) != Some(true) {
+        return;
+    }
     let cookie: u64 = common.field(config!(offsets.skc_cookie));
     if cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6)) {
         return;
@@ -145,7 +145,6 @@ pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, numbe
             Ports::Undecided => undecided = 1,
         }
     }
-    let cgroup = kernel::read(sk, config!(offsets.sk_cgrp_data)).and_then(kernel::untagged);
     let under_way = UnderWay {
         sk,
         guilty: 0,
@@ -158,13 +157,10 @@ pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, numbe
         asked_known,
         syscall,
         flags: 0,
-        netns: kernel::netns_inode(common.field(config!(offsets.skc_net))),
-        uid: kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX),
         holders: 0,
         undecided,
         asked_port,
         padding: 0,
-        cgroup: cgroup.unwrap_or(0),
     };
     if CALLS
         .insert(bpf_get_current_pid_tgid(), &under_way, 0)
@@ -326,10 +322,12 @@ fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
     if field!(under_way.undecided) != 0 && filters::ports_match(lport, 0) != Ports::Yes {
         return;
     }
-    let cgroup_id = match field!(under_way.cgroup) {
-        0 => 0,
-        cgroup => kernel::cgroup_node(cgroup).map_or(0, kernel::node_id),
-    };
+    let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
+    let uid = kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX);
+    let cgroup_id = kernel::read(sk, config!(offsets.sk_cgrp_data))
+        .and_then(kernel::untagged)
+        .and_then(kernel::cgroup_node)
+        .map_or(0, kernel::node_id);
     let Some(mut entry) = emit::reserve::<CallRecord>(RecordKind::Call) else {
         return;
     };
@@ -353,8 +351,8 @@ fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
         (*record).cookie = cookie;
         (*record).guilty = begun.guilty;
         (*record).began_ns = begun.began_ns;
-        (*record).netns = begun.netns;
-        (*record).uid = begun.uid;
+        (*record).netns = netns;
+        (*record).uid = uid;
         (*record).pid = (task >> 32) as u32;
         (*record).tid = task as u32;
         (*record).flags = flags | begun.flags;

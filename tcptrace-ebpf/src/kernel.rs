@@ -9,7 +9,7 @@ use core::{
 };
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tcptrace_common::{AF_INET6, CommonWindow, IPPROTO_TCP, LocalWindow, OwnerWindow, flag};
+use tcptrace_common::{AF_INET6, CommonWindow, LocalWindow, OwnerWindow, flag};
 
 /// A field of [`crate::maps::CONFIG`], as user space set it before loading.
 ///
@@ -54,6 +54,16 @@ pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
     };
     // SAFETY: the helper has filled all of `value` when it returns 0.
     (result == 0).then(|| unsafe { value.assume_init() })
+}
+
+/// Reads the pointers, or what is as long, at two offsets: in one go where the second follows the first.
+#[inline(always)]
+pub(crate) fn read_two(base: u64, first: u32, second: u32) -> Option<(u64, u64)> {
+    if second == first + 8 {
+        let [first, second]: [u64; 2] = read(base, first)?;
+        return Some((first, second));
+    }
+    Some((read(base, first)?, read(base, second)?))
 }
 
 /// A copy of `WORDS` × 8 bytes of kernel memory, read in one go: a read costs about 40 ns whatever
@@ -244,12 +254,6 @@ pub(crate) fn owner_field<T: Copy + Default>(sk: u64, window: &OwnerBytes, offse
 #[inline(always)]
 pub(crate) fn untagged(cgroup: u64) -> Option<u64> {
     (cgroup != 0 && cgroup & 3 == 0).then_some(cgroup)
-}
-
-/// Whether the socket at `sk` is one of TCP; not so when that cannot be read.
-#[inline(always)]
-pub(crate) fn is_tcp(sk: u64) -> bool {
-    read::<u16>(sk, config!(offsets.sk_protocol)) == Some(IPPROTO_TCP)
 }
 
 /// Inode number of a `struct net`; 0 when it cannot be read.

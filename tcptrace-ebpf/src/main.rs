@@ -28,7 +28,9 @@ mod kernel;
 mod maps;
 mod minisocket;
 mod nesting;
+mod preemption;
 mod probes;
+mod protocol;
 mod socket_options;
 mod undecided;
 

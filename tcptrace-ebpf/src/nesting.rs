@@ -6,10 +6,10 @@
 //! mark of the event; the second runs right after it, and records what has no mark. On older kernels,
 //! which skip nothing, every event has its mark.
 //!
-//! Where the kernel does not disable preemption around a tracepoint (7.2 counts skips without any
-//! interrupt), another task may take the CPU in the middle of a program, or between the two. Of each program
-//! there is still one run at most on a CPU, since the kernel skips the others; but a mark may have to wait
-//! there while other tasks leave theirs.
+//! Where the kernel does not disable preemption around a tracepoint (7.2), another task may take the CPU between
+//! the two, and in the middle of one unless that is forbidden ([`crate::preemption`]). Of each program there is
+//! still one run at most on a CPU, since the kernel skips the others; but a mark may have to wait there while
+//! other tasks leave theirs.
 
 use core::arch::asm;
 

@@ -11,19 +11,20 @@ use crate::{
     emit,
     filter::{self, Ports},
     kernel::{SockCommon, config},
+    preemption, protocol,
 };
 
 /// net/ipv4/inet_connection_sock.c `inet_csk_accept(sk, arg)` (v6.18), from 6.10 on.
 #[fexit(function = "inet_csk_accept")]
 fn inet_csk_accept_2(ctx: FExitContext) -> i32 {
-    record(ctx.arg(2));
+    preemption::without(|| record(ctx.arg(2)));
     0
 }
 
 /// The same with its older arguments `(sk, flags, err, kern)` (v6.1).
 #[fexit(function = "inet_csk_accept")]
 fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
-    record(ctx.arg(4));
+    preemption::without(|| record(ctx.arg(4)));
     0
 }
 
@@ -36,6 +37,12 @@ pub(super) fn record(child: u64) {
     let mut common = SockCommon::new();
     if !common.fill(child, 0) {
         return emit::count_lost(RecordKind::Accept);
+    }
+    // The system call serves other sockets, too.
+    match protocol::is_tcp(child, &common, false) {
+        Some(true) => {}
+        Some(false) => return,
+        None => return emit::count_lost(RecordKind::Accept),
     }
     let lport = common.field(config!(offsets.skc_num));
     if filter::common_matches(&common, lport) == Ports::No {

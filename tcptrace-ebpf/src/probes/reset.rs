@@ -7,6 +7,7 @@ use crate::{
     checked, emit,
     filter::{self, Ports},
     kernel::{LocalSide, SockCommon, config},
+    preemption,
 };
 
 /// `TP_PROTO(const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)`;
@@ -15,12 +16,14 @@ use crate::{
 /// net/ipv6/tcp_ipv6.c `tcp_v6_send_reset` (v6.18). Since 4.16.
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
 fn tcp_send_reset(ctx: RawTracePointContext) -> i32 {
-    let reason = if config!(reset_reason) == 0 {
-        ResetRecord::NO_REASON
-    } else {
-        ctx.arg::<u32>(2)
-    };
-    record(ctx.arg(0), reason, 0);
+    preemption::without(|| {
+        let reason = if config!(reset_reason) == 0 {
+            ResetRecord::NO_REASON
+        } else {
+            ctx.arg::<u32>(2)
+        };
+        record(ctx.arg(0), reason, 0);
+    });
     0
 }
 
@@ -28,7 +31,7 @@ fn tcp_send_reset(ctx: RawTracePointContext) -> i32 {
 /// an orphan gets, too. Since 4.16.
 #[raw_tracepoint(tracepoint = "tcp_receive_reset")]
 fn tcp_receive_reset(ctx: RawTracePointContext) -> i32 {
-    record(ctx.arg(0), ResetRecord::NO_REASON, 1);
+    preemption::without(|| record(ctx.arg(0), ResetRecord::NO_REASON, 1));
     0
 }
 

@@ -6,9 +6,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use aya_log_ebpf::debug;
-use tcptrace_common::{
-    AF_INET6, IPPROTO_TCP, RecordKind, TASK_COMM_LEN, TcpState, TransitionRecord, file, flag,
-};
+use tcptrace_common::{RecordKind, TASK_COMM_LEN, TcpState, TransitionRecord, file, flag};
 
 use crate::{
     checked, emit, evidence,
@@ -16,9 +14,8 @@ use crate::{
     follow,
     identity::{self, Identity},
     kernel::{self, LocalSide, Owner, OwnerBytes, SockCommon, config},
-    maps::TCP_PROT,
     nesting::{self, Scratch},
-    undecided,
+    preemption, protocol, undecided,
 };
 
 /// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`, emitted by
@@ -26,16 +23,20 @@ use crate::{
 /// program needs 5.8 for the ring buffer and the boot-time clock.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
-    let change = Change::of(&ctx);
-    nesting::first(change.mark(), |scratch| record(&ctx, change, scratch));
+    preemption::without(|| {
+        let change = Change::of(&ctx);
+        nesting::first(change.mark(), |scratch| record(&ctx, change, scratch));
+    });
     0
 }
 
 /// The same hook: takes over what interrupted the program above and was skipped for that.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn inet_sock_set_state_nested(ctx: RawTracePointContext) -> i32 {
-    let change = Change::of(&ctx);
-    nesting::second(change.mark(), |scratch| record(&ctx, change, scratch));
+    preemption::without(|| {
+        let change = Change::of(&ctx);
+        nesting::second(change.mark(), |scratch| record(&ctx, change, scratch));
+    });
     0
 }
 
@@ -81,7 +82,7 @@ fn record(ctx: &RawTracePointContext, change: Change, scratch: &mut Scratch) {
     let cookie: u64 = common.field(config!(offsets.skc_cookie));
     let self_check =
         cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6));
-    match is_tcp(sk, common, self_check) {
+    match protocol::is_tcp(sk, common, self_check) {
         Some(true) => {}
         Some(false) => return,
         None => return unreadable(ctx, sk),
@@ -109,30 +110,6 @@ fn record(ctx: &RawTracePointContext, change: Change, scratch: &mut Scratch) {
         local,
         self_check,
     );
-}
-
-/// Whether this is a TCP socket; `None` when that cannot be read. SCTP and MPTCP use the tracepoint
-/// too, with sockets of their own.
-#[inline(always)]
-fn is_tcp(sk: u64, common: &SockCommon, self_check: bool) -> Option<bool> {
-    let prot: u64 = common.field(config!(offsets.skc_prot));
-    let [ipv4, ipv6] = &TCP_PROT;
-    // SAFETY: aligned 8-byte accesses to statics; volatile, because kernel 5.8 has no atomic load
-    // or store to compile to.
-    unsafe {
-        if prot == ipv4.as_ptr().read_volatile() || prot == ipv6.as_ptr().read_volatile() {
-            return Some(true);
-        }
-    }
-    // TLS, sockmap and others put a `struct proto` of their own in place: ask the socket.
-    let is_tcp = kernel::read::<u16>(sk, config!(offsets.sk_protocol))? == IPPROTO_TCP;
-    if self_check && is_tcp {
-        let family: u16 = common.field(config!(offsets.skc_family));
-        let known = if family == AF_INET6 { ipv6 } else { ipv4 };
-        // SAFETY: as above.
-        unsafe { known.as_ptr().write_volatile(prot) };
-    }
-    Some(is_tcp)
 }
 
 #[expect(

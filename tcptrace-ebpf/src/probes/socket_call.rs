@@ -12,61 +12,62 @@ use tcptrace_common::{call, socket_flag};
 use crate::{
     call::{self as calls, Address, Syscall},
     kernel::{self, config},
+    preemption,
 };
 
 /// net/ipv4/af_inet.c `inet_bind(sock, uaddr, addr_len)` (v6.18).
 #[fentry(function = "inet_bind")]
 fn inet_bind(ctx: FEntryContext) -> i32 {
-    begin_with_address(ctx.arg(0), call::BIND, ctx.arg(1), ctx.arg(2));
+    preemption::without(|| begin_with_address(ctx.arg(0), call::BIND, ctx.arg(1), ctx.arg(2)));
     0
 }
 
 /// Its end. -EADDRINUSE on every kernel: up to 5.15 it translates the 1 of `inet_csk_get_port`.
 #[fexit(function = "inet_bind")]
 fn inet_bind_end(ctx: FExitContext) -> i32 {
-    end(ctx.arg(0), call::BIND, ctx.arg(3));
+    preemption::without(|| end(ctx.arg(0), call::BIND, ctx.arg(3)));
     0
 }
 
 /// net/ipv6/af_inet6.c `inet6_bind(sock, uaddr, addr_len)` (v6.18).
 #[fentry(function = "inet6_bind")]
 fn inet6_bind(ctx: FEntryContext) -> i32 {
-    begin_with_address(ctx.arg(0), call::BIND, ctx.arg(1), ctx.arg(2));
+    preemption::without(|| begin_with_address(ctx.arg(0), call::BIND, ctx.arg(1), ctx.arg(2)));
     0
 }
 
 /// Its end.
 #[fexit(function = "inet6_bind")]
 fn inet6_bind_end(ctx: FExitContext) -> i32 {
-    end(ctx.arg(0), call::BIND, ctx.arg(3));
+    preemption::without(|| end(ctx.arg(0), call::BIND, ctx.arg(3)));
     0
 }
 
 /// net/ipv4/af_inet.c `inet_listen(sock, backlog)` (v6.18), for IPv6, too.
 #[fentry(function = "inet_listen")]
 fn inet_listen(ctx: FEntryContext) -> i32 {
-    begin(ctx.arg(0), call::LISTEN, Address::None, ctx.arg(1));
+    preemption::without(|| begin(ctx.arg(0), call::LISTEN, Address::None, ctx.arg(1)));
     0
 }
 
 /// Its end.
 #[fexit(function = "inet_listen")]
 fn inet_listen_end(ctx: FExitContext) -> i32 {
-    end(ctx.arg(0), call::LISTEN, ctx.arg(2));
+    preemption::without(|| end(ctx.arg(0), call::LISTEN, ctx.arg(2)));
     0
 }
 
 /// net/ipv4/af_inet.c `inet_stream_connect(sock, uaddr, addr_len, flags)` (v6.18), for IPv6, too.
 #[fentry(function = "inet_stream_connect")]
 fn inet_stream_connect(ctx: FEntryContext) -> i32 {
-    begin_with_address(ctx.arg(0), call::CONNECT, ctx.arg(1), ctx.arg(2));
+    preemption::without(|| begin_with_address(ctx.arg(0), call::CONNECT, ctx.arg(1), ctx.arg(2)));
     0
 }
 
 /// Its end.
 #[fexit(function = "inet_stream_connect")]
 fn inet_stream_connect_end(ctx: FExitContext) -> i32 {
-    end(ctx.arg(0), call::CONNECT, ctx.arg(4));
+    preemption::without(|| end(ctx.arg(0), call::CONNECT, ctx.arg(4)));
     0
 }
 
@@ -74,33 +75,39 @@ fn inet_stream_connect_end(ctx: FExitContext) -> i32 {
 /// the functions above.
 #[fexit(function = "security_socket_bind")]
 fn security_socket_bind(ctx: FExitContext) -> i32 {
-    let result = ctx.arg(3);
-    if result != 0 {
-        begin_with_address(ctx.arg(0), call::BIND, ctx.arg(1), ctx.arg(2));
-        refused(ctx.arg(0), call::BIND, result);
-    }
+    preemption::without(|| {
+        let result = ctx.arg(3);
+        if result != 0 {
+            begin_with_address(ctx.arg(0), call::BIND, ctx.arg(1), ctx.arg(2));
+            refused(ctx.arg(0), call::BIND, result);
+        }
+    });
     0
 }
 
 /// security/security.c `security_socket_listen(sock, backlog)` (v6.18).
 #[fexit(function = "security_socket_listen")]
 fn security_socket_listen(ctx: FExitContext) -> i32 {
-    let result = ctx.arg(2);
-    if result != 0 {
-        begin(ctx.arg(0), call::LISTEN, Address::None, ctx.arg(1));
-        refused(ctx.arg(0), call::LISTEN, result);
-    }
+    preemption::without(|| {
+        let result = ctx.arg(2);
+        if result != 0 {
+            begin(ctx.arg(0), call::LISTEN, Address::None, ctx.arg(1));
+            refused(ctx.arg(0), call::LISTEN, result);
+        }
+    });
     0
 }
 
 /// security/security.c `security_socket_connect(sock, address, addrlen)` (v6.18).
 #[fexit(function = "security_socket_connect")]
 fn security_socket_connect(ctx: FExitContext) -> i32 {
-    let result = ctx.arg(3);
-    if result != 0 {
-        begin_with_address(ctx.arg(0), call::CONNECT, ctx.arg(1), ctx.arg(2));
-        refused(ctx.arg(0), call::CONNECT, result);
-    }
+    preemption::without(|| {
+        let result = ctx.arg(3);
+        if result != 0 {
+            begin_with_address(ctx.arg(0), call::CONNECT, ctx.arg(1), ctx.arg(2));
+            refused(ctx.arg(0), call::CONNECT, result);
+        }
+    });
     0
 }
 
@@ -108,9 +115,11 @@ fn security_socket_connect(ctx: FExitContext) -> i32 {
 /// their port, with IPv6, too. On failure it returns 1 up to 5.15, -EADDRINUSE later.
 #[fexit(function = "inet_csk_get_port")]
 fn inet_csk_get_port(ctx: FExitContext) -> i32 {
-    if ctx.arg::<i32>(2) != 0 {
-        calls::list_holders_of_port(ctx.arg(0));
-    }
+    preemption::without(|| {
+        if ctx.arg::<i32>(2) != 0 {
+            calls::list_holders_of_port(ctx.arg(0));
+        }
+    });
     0
 }
 
@@ -118,14 +127,14 @@ fn inet_csk_get_port(ctx: FExitContext) -> i32 {
 /// tries the one that it has.
 #[fexit(function = "inet_hash_connect")]
 fn inet_hash_connect(ctx: FExitContext) -> i32 {
-    calls::list_holders(call::CONNECT, ctx.arg(1), ctx.arg(2));
+    preemption::without(|| calls::list_holders(call::CONNECT, ctx.arg(1), ctx.arg(2)));
     0
 }
 
 /// net/ipv6/inet6_hashtables.c `inet6_hash_connect(death_row, sk)` (v6.18), likewise.
 #[fexit(function = "inet6_hash_connect")]
 fn inet6_hash_connect(ctx: FExitContext) -> i32 {
-    calls::list_holders(call::CONNECT, ctx.arg(1), ctx.arg(2));
+    preemption::without(|| calls::list_holders(call::CONNECT, ctx.arg(1), ctx.arg(2)));
     0
 }
 
@@ -134,14 +143,14 @@ fn inet6_hash_connect(ctx: FExitContext) -> i32 {
 /// callers.
 #[fexit(function = "inet_bind_conflict")]
 fn inet_bind_conflict_6(ctx: FExitContext) -> i32 {
-    conflict(ctx.arg(0), ctx.arg(1), ctx.arg(6));
+    preemption::without(|| conflict(ctx.arg(0), ctx.arg(1), ctx.arg(6)));
     0
 }
 
 /// The same without `uid` (later kernels).
 #[fexit(function = "inet_bind_conflict")]
 fn inet_bind_conflict_5(ctx: FExitContext) -> i32 {
-    conflict(ctx.arg(0), ctx.arg(1), ctx.arg(5));
+    preemption::without(|| conflict(ctx.arg(0), ctx.arg(1), ctx.arg(5)));
     0
 }
 
@@ -149,7 +158,7 @@ fn inet_bind_conflict_5(ctx: FExitContext) -> i32 {
 /// `inet_csk_bind_conflict` asks last, where there is no `inet_bind_conflict`.
 #[fexit(function = "inet_rcv_saddr_equal")]
 fn inet_rcv_saddr_equal(ctx: FExitContext) -> i32 {
-    conflict(ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    preemption::without(|| conflict(ctx.arg(0), ctx.arg(1), ctx.arg(3)));
     0
 }
 
@@ -174,11 +183,7 @@ fn begin_with_address(socket: u64, call: u8, address: u64, len: u32) {
 
 #[inline(always)]
 fn begin(socket: u64, call: u8, address: Address, number: u32) {
-    let sk = sock_of(socket);
-    // These functions serve datagrams, too.
-    if kernel::is_tcp(sk) {
-        calls::begin(sk, call, Syscall::UNKNOWN, address, number);
-    }
+    calls::begin(sock_of(socket), call, Syscall::UNKNOWN, address, number);
 }
 
 #[inline(always)]

@@ -61,7 +61,7 @@ fn sys_exit_accept(ctx: TracePointContext) -> i32 {
 fn begin(ctx: &TracePointContext, call: u8) {
     // The kernel takes unsigned int.
     let fd = argument(ctx, 0) as u32;
-    let Some(sk) = tcp_socket(fd) else {
+    let Some(sk) = socket(fd) else {
         return;
     };
     let syscall = Syscall {
@@ -86,7 +86,7 @@ fn end(ctx: &TracePointContext) {
         return calls::forget();
     }
     // Another thread may have closed the descriptor meanwhile, and the socket be gone.
-    if tcp_socket(fd) == Some(sk) {
+    if socket(fd) == Some(sk) {
         calls::end(call, sk, result, 0);
     } else {
         emit::count_lost(RecordKind::Call);
@@ -102,7 +102,7 @@ fn list(ctx: &TracePointContext) {
         return;
     }
     if let Some((call, sk, fd)) = calls::under_way(number(ctx))
-        && tcp_socket(fd) == Some(sk)
+        && socket(fd) == Some(sk)
     {
         calls::list_holders(call, sk, result);
     }
@@ -111,7 +111,7 @@ fn list(ctx: &TracePointContext) {
 #[inline(always)]
 fn accepted(ctx: &TracePointContext) {
     if let Ok(fd) = u32::try_from(result(ctx))
-        && let Some(child) = tcp_socket(fd)
+        && let Some(child) = socket(fd)
     {
         accept::record(child);
     }
@@ -153,26 +153,29 @@ fn result(ctx: &TracePointContext) -> i64 {
     }
 }
 
-/// The TCP socket behind a descriptor of the current task: fs/file.c `files_lookup_fd_raw`, net/socket.c
+/// The socket behind a descriptor of the current task: fs/file.c `files_lookup_fd_raw`, net/socket.c
 /// `sock_from_file` (v6.18). What is a socket is known by its pointer back to the file.
 #[inline(always)]
-fn tcp_socket(fd: u32) -> Option<u64> {
+fn socket(fd: u32) -> Option<u64> {
     // SAFETY: the helper takes nothing and returns the address of the current task.
     let task = unsafe { bpf_get_current_task() };
     let files: u64 = kernel::read(task, config!(calls.task_files))?;
     let table: u64 = kernel::read(files, config!(calls.files_fdt))?;
-    if fd >= kernel::read::<u32>(table, config!(calls.fdt_max_fds))? {
+    // The number has 32 bits, and an array's address follows.
+    let (max_fds, descriptors) =
+        kernel::read_two(table, config!(calls.fdt_max_fds), config!(calls.fdt_fd))?;
+    if fd >= max_fds as u32 {
         return None;
     }
-    let descriptors: u64 = kernel::read(table, config!(calls.fdt_fd))?;
     let file: u64 = kernel::read(descriptors + u64::from(fd) * 8, 0)?;
     if file == 0 {
         return None;
     }
     let socket: u64 = kernel::read(file, config!(calls.file_private_data))?;
-    if kernel::read::<u64>(socket, config!(offsets.socket_file))? != file {
-        return None;
-    }
-    let sk: u64 = kernel::read(socket, config!(calls.socket_sk))?;
-    kernel::is_tcp(sk).then_some(sk)
+    let (its_file, sk) = kernel::read_two(
+        socket,
+        config!(offsets.socket_file),
+        config!(calls.socket_sk),
+    )?;
+    (its_file == file).then_some(sk)
 }

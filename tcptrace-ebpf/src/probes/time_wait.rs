@@ -13,6 +13,7 @@ use crate::{
     kernel::config,
     maps::{ENDED, SEGMENT},
     minisocket::{self, Stack},
+    preemption,
 };
 
 /// The segment that a CPU is judging for a minisocket.
@@ -30,7 +31,7 @@ pub(crate) struct Segment {
 /// its end the minisocket is complete; it lives for a second at least.
 #[fexit(function = "inet_twsk_hashdance_schedule")]
 fn inet_twsk_hashdance_schedule(ctx: FExitContext) -> i32 {
-    minisocket::record(ctx.arg(0), ctx.arg(1), time_wait::ENTERED);
+    preemption::without(|| minisocket::record(ctx.arg(0), ctx.arg(1), time_wait::ENTERED));
     0
 }
 
@@ -38,28 +39,34 @@ fn inet_twsk_hashdance_schedule(ctx: FExitContext) -> i32 {
 /// inlined; those that re-arm come from another file. At its end the timer is set.
 #[fexit(function = "__inet_twsk_schedule")]
 fn inet_twsk_schedule(ctx: FExitContext) -> i32 {
-    if ctx.arg::<u32>(2) & 0xff != 0 {
-        minisocket::record(ctx.arg(0), 0, time_wait::REARMED);
-    }
+    preemption::without(|| {
+        if ctx.arg::<u32>(2) & 0xff != 0 {
+            minisocket::record(ctx.arg(0), 0, time_wait::REARMED);
+        }
+    });
     0
 }
 
 /// net/ipv4/inet_timewait_sock.c `tw_timer_handler(timer)` (v6.18).
 #[fentry(function = "tw_timer_handler")]
 fn tw_timer_handler(ctx: FEntryContext) -> i32 {
-    let timer: u64 = ctx.arg(0);
-    let tw = timer - u64::from(config!(offsets.tw_timer));
-    mark_ended(tw);
-    minisocket::record(tw, 0, time_wait::EXPIRED);
+    preemption::without(|| {
+        let timer: u64 = ctx.arg(0);
+        let tw = timer - u64::from(config!(offsets.tw_timer));
+        mark_ended(tw);
+        minisocket::record(tw, 0, time_wait::EXPIRED);
+    });
     0
 }
 
 /// net/ipv4/inet_timewait_sock.c `inet_twsk_deschedule_put(tw)` (v6.18).
 #[fentry(function = "inet_twsk_deschedule_put")]
 fn inet_twsk_deschedule_put(ctx: FEntryContext) -> i32 {
-    let tw: u64 = ctx.arg(0);
-    mark_ended(tw);
-    descheduled(&ctx, tw);
+    preemption::without(|| {
+        let tw: u64 = ctx.arg(0);
+        mark_ended(tw);
+        descheduled(&ctx, tw);
+    });
     0
 }
 
@@ -67,10 +74,12 @@ fn inet_twsk_deschedule_put(ctx: FEntryContext) -> i32 {
 /// compiler has put `inet_twsk_deschedule_put` into its caller, this is what remains to be seen.
 #[fentry(function = "inet_twsk_kill")]
 fn inet_twsk_kill(ctx: FEntryContext) -> i32 {
-    let tw: u64 = ctx.arg(0);
-    if !is_marked(tw) {
-        descheduled(&ctx, tw);
-    }
+    preemption::without(|| {
+        let tw: u64 = ctx.arg(0);
+        if !is_marked(tw) {
+            descheduled(&ctx, tw);
+        }
+    });
     0
 }
 
@@ -78,28 +87,28 @@ fn inet_twsk_kill(ctx: FEntryContext) -> i32 {
 /// minisocket. Softirq only, so it does not nest on a CPU.
 #[fentry(function = "tcp_timewait_state_process")]
 fn tcp_timewait_state_process(ctx: FEntryContext) -> i32 {
-    note(ctx.arg(0), verdict::WITHIN);
+    preemption::without(|| note(ctx.arg(0), verdict::WITHIN));
     0
 }
 
 /// Its end, where it has three arguments (up to 6.9).
 #[fexit(function = "tcp_timewait_state_process")]
 fn tcp_timewait_state_process_3(ctx: FExitContext) -> i32 {
-    note(ctx.arg(0), ctx.arg::<u32>(3).wrapping_add(2));
+    preemption::without(|| note(ctx.arg(0), ctx.arg::<u32>(3).wrapping_add(2)));
     0
 }
 
 /// Its end, where it has four arguments (from 6.10 on).
 #[fexit(function = "tcp_timewait_state_process")]
 fn tcp_timewait_state_process_4(ctx: FExitContext) -> i32 {
-    note(ctx.arg(0), ctx.arg::<u32>(4).wrapping_add(2));
+    preemption::without(|| note(ctx.arg(0), ctx.arg::<u32>(4).wrapping_add(2)));
     0
 }
 
 /// Its end, where it has five arguments (from 6.16 on).
 #[fexit(function = "tcp_timewait_state_process")]
 fn tcp_timewait_state_process_5(ctx: FExitContext) -> i32 {
-    note(ctx.arg(0), ctx.arg::<u32>(5).wrapping_add(2));
+    preemption::without(|| note(ctx.arg(0), ctx.arg::<u32>(5).wrapping_add(2)));
     0
 }
 

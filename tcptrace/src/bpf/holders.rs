@@ -10,7 +10,7 @@ use aya::{
 };
 use tcptrace_common::{BucketOffsets, Config};
 
-use super::{OBJECT, load::ConfigData, offsets::KernelTypes};
+use super::{kfuncs, load::ConfigData, offsets::KernelTypes};
 
 /// The larger tables of the object, which this program does not use.
 const TABLES: [&str; 6] = [
@@ -67,7 +67,11 @@ impl Lister {
         for table in TABLES {
             loader.map_max_entries(table, 1);
         }
-        let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
+        // Its program runs in the task that asks, and nothing runs it meanwhile.
+        let object = kfuncs::linked(None)?;
+        let mut ebpf = loader
+            .load(object.bytes())
+            .context("cannot load the eBPF object")?;
         let program: &mut RawTracePoint = ebpf
             .program_mut(PROGRAM)
             .with_context(|| format!("the object has no {PROGRAM}"))?

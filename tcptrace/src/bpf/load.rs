@@ -14,10 +14,10 @@ use tcptrace_common::{
 };
 
 use super::{
-    OBJECT,
     calls::{self, Calls, CallsBackend, Watching},
     holders::BucketData,
     hooks::{self, Backend, Hook, Link, Place, TimeWaitBackend},
+    kfuncs::{self, Kfuncs},
     losses::Losses,
     netns_set::NetnsSet,
     offsets::KernelTypes,
@@ -291,7 +291,8 @@ fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure>
     if setup.calls == Calls::Off || setup.call_offsets.is_err() {
         loader.map_max_entries("CALLS", 1);
     }
-    loader.load(OBJECT).map_err(refused)
+    let object = kfuncs::linked(Kfuncs::find(setup.types))?;
+    loader.load(object.bytes()).map_err(refused)
 }
 
 /// Attaches the programs of calls; a backend that was asked for and cannot be had is a failure.

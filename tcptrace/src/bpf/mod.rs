@@ -7,6 +7,7 @@ pub mod end_reason;
 pub mod filters;
 pub mod holders;
 pub mod hooks;
+mod kfuncs;
 pub mod load;
 mod losses;
 pub mod netns_set;

@@ -245,6 +245,17 @@ impl KernelTypes {
         })
     }
 
+    /// The id of the kernel function `name` in the running kernel's own BTF; `None` when there is no such
+    /// function, or these are the types of a user's file.
+    #[must_use]
+    pub fn own_function(&self, name: &str) -> Option<u32> {
+        if self.file.is_some() {
+            return None;
+        }
+        self.named(name)
+            .find_map(|(id, found)| matches!(found, Type::Func(_)).then_some(id))
+    }
+
     /// How many arguments the tracepoint `name` hands over; `None` when there is no such tracepoint.
     #[must_use]
     pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {

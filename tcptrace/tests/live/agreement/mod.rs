@@ -56,8 +56,8 @@ fn unless_void(play: fn() -> Result<()>) -> Result<()> {
 }
 
 /// Traces a new network namespace twice while `play` plays in it, and compares. The threads of the workload do
-/// not take the CPU from each other: on 7.2, where they did, records were lost for `recursion`, and a loss makes
-/// the comparison void.
+/// not take the CPU from each other, nor from a tracer that asks the kernel for its counters: on 7.2, where they
+/// did, records were lost for `recursion` (docs/limitations.md), and a loss makes the comparison void.
 fn of_one(play: fn(&mut Both) -> Result<()>) -> Result<()> {
     netns::with_new(|here| {
         let mut both = Both::of(here)?;
