@@ -3,6 +3,7 @@
 mod calls;
 mod fields;
 mod lines;
+mod writer;
 
 use std::io::{self, Write};
 
@@ -25,7 +26,7 @@ use super::{
 pub struct Json<W> {
     out: W,
     stamps: Stamps,
-    /// Reused for each line: serde writes in bits and pieces.
+    /// Reused for each line, which is written in one piece.
     buffer: Vec<u8>,
 }
 
@@ -35,7 +36,7 @@ struct Line<'a, T> {
     kind: &'static str,
     ts_ns: u64,
     time: &'a str,
-    #[serde(flatten)]
+    #[serde(rename = "")]
     rest: T,
 }
 
@@ -76,15 +77,13 @@ impl<W: Write> Json<W> {
     fn line<T: Serialize>(&mut self, kind: &'static str, ts_ns: u64, rest: T) -> io::Result<()> {
         let time = self.stamps.rfc3339(ts_ns);
         self.buffer.clear();
-        serde_json::to_writer(
-            &mut self.buffer,
-            &Line {
-                kind,
-                ts_ns,
-                time,
-                rest,
-            },
-        )?;
+        let line = Line {
+            kind,
+            ts_ns,
+            time,
+            rest,
+        };
+        writer::write(&mut self.buffer, &line).map_err(io::Error::other)?;
         self.buffer.push(b'\n');
         self.out.write_all(&self.buffer)
     }

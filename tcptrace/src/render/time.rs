@@ -1,7 +1,5 @@
 //! Owns points in time and durations as text.
 
-use std::fmt::Write;
-
 use jiff::{Timestamp, tz::TimeZone};
 
 /// Turns CLOCK_BOOTTIME into wall-clock time.
@@ -78,8 +76,11 @@ impl Stamps {
             Some(ns) if self.second == second => {
                 let nanosecond = ns.rem_euclid(1_000_000_000);
                 self.text.truncate(self.text.len() - "123456789Z".len());
-                // Writing to a String cannot fail.
-                let _ = write!(self.text, "{nanosecond:09}Z");
+                let mut digits = itoa::Buffer::new();
+                // The leading digit keeps the zeros.
+                self.text
+                    .push_str(&digits.format(1_000_000_000 + nanosecond)[1..]);
+                self.text.push('Z');
             }
             Some(_) | None => {
                 self.text = self.clock.rfc3339(ts_ns);

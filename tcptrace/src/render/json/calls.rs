@@ -28,7 +28,7 @@ struct CallFields<'a> {
     lport: Option<u16>,
     raddr: Option<IpAddr>,
     rport: Option<u16>,
-    #[serde(flatten)]
+    #[serde(rename = "")]
     caller: Option<Caller<'a>>,
     uid: u32,
     reuseaddr: bool,
@@ -121,7 +121,7 @@ impl<'a> CallFields<'a> {
 
 #[derive(Serialize)]
 pub(super) struct CallFailedLine<'a> {
-    #[serde(flatten)]
+    #[serde(rename = "")]
     call: CallFields<'a>,
     rule: &'static str,
     holders: Holders<'a>,
@@ -176,7 +176,7 @@ impl<'a> CallFailedLine<'a> {
 
 #[derive(Serialize)]
 pub(super) struct CallLine<'a> {
-    #[serde(flatten)]
+    #[serde(rename = "")]
     call: CallFields<'a>,
     autobound: bool,
     after_failed_bind: Option<FailedBindFields>,
@@ -199,7 +199,7 @@ impl<'a> From<&'a CallSucceeded> for CallLine<'a> {
 
 #[derive(Serialize)]
 pub(super) struct WouldSucceedLine<'a> {
-    #[serde(flatten)]
+    #[serde(rename = "")]
     call: CallFields<'a>,
     holders: Holders<'a>,
     holders_total: usize,

@@ -57,9 +57,9 @@ impl<'a> From<&'a Start> for StartLine<'a> {
 
 #[derive(Serialize)]
 pub(super) struct TransitionLine<'a> {
-    #[serde(flatten)]
+    #[serde(rename = "")]
     socket: SocketFields<'a>,
-    #[serde(flatten)]
+    #[serde(rename = "")]
     options: Options,
     oldstate: &'static str,
     newstate: &'static str,
@@ -99,7 +99,7 @@ impl<'a> From<&'a TransitionFinding> for TransitionLine<'a> {
 
 #[derive(Serialize)]
 pub(super) struct TimeWaitEnteredLine<'a> {
-    #[serde(flatten)]
+    #[serde(rename = "")]
     socket: SocketFields<'a>,
     fin_wait2: bool,
     timeout_ms: u64,
@@ -135,7 +135,7 @@ impl<'a> From<&'a TimeWaitEntered> for TimeWaitEnteredLine<'a> {
 
 #[derive(Serialize)]
 pub(super) struct TimeWaitLine<'a> {
-    #[serde(flatten)]
+    #[serde(rename = "")]
     socket: SocketFields<'a>,
     entered_ns: Option<u64>,
     fin_wait2_ns: Option<u64>,
@@ -190,9 +190,9 @@ impl<'a> From<&'a TimeWait> for TimeWaitLine<'a> {
 
 #[derive(Serialize)]
 pub(super) struct ConnectionLine<'a> {
-    #[serde(flatten)]
+    #[serde(rename = "")]
     socket: SocketFields<'a>,
-    #[serde(flatten)]
+    #[serde(rename = "")]
     options: Options,
     role: &'static str,
     close: &'static str,
@@ -276,9 +276,9 @@ impl<'a> From<&'a Connection> for ConnectionLine<'a> {
 
 #[derive(Serialize)]
 pub(super) struct StuckLine<'a> {
-    #[serde(flatten)]
+    #[serde(rename = "")]
     socket: SocketFields<'a>,
-    #[serde(flatten)]
+    #[serde(rename = "")]
     options: Options,
     state: &'static str,
     for_ns: u64,

@@ -35,6 +35,14 @@ fn a_transition_has_every_field_by_its_name() {
 }
 
 #[test]
+fn addresses_are_written_as_any_number_is_in_hexadecimal() {
+    for address in [0, 1, 0xf, 0x10, 0xffff_8881_0000_1000, u64::MAX] {
+        let written = serde_json::to_string(&fields::Address(address)).unwrap();
+        assert_eq!(written, format!("\"{address:#x}\""));
+    }
+}
+
+#[test]
 fn what_is_unknown_is_null_never_zero() {
     let mut finding = samples::transition("[::1]:8000", "[::1]:40000", None);
     if let Finding::Transition(found) = &mut finding {
