@@ -167,6 +167,8 @@ fn trace_program(program: &Path, rights: &Rights, flags: &[&str]) -> Result<Seen
     );
     let pair = Family::V4.pair(&listener, port)?;
     drop(pair.client);
+    // Its FIN may take a moment: both would close at once.
+    ensure!(pair.server.receive()? == 0, "the client has sent something");
     drop(pair.server);
     drop(listener);
     std::thread::sleep(tracer::RESET_MAY_FOLLOW);
