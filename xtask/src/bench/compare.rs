@@ -250,6 +250,7 @@ fn measure(entrant: &Entrant, tcptrace: &Path, load: Load) -> Result<Sample> {
     let prepared = Prepared::new(load, &stage)?;
     let floor = match entrant.contender.kind {
         Kind::Empty => Some(Floor::attach(load.work.hook())?),
+        Kind::Bare => Some(Floor::that_records()?),
         Kind::Untraced | Kind::Tcptrace(_) | Kind::Peer { .. } => None,
     };
     let tracer = Tracer::start(entrant, tcptrace, &stage)?;

@@ -29,6 +29,8 @@ pub(super) struct Contender {
 pub(super) enum Kind {
     Untraced,
     Empty,
+    /// Nothing but the helper calls of a record.
+    Bare,
     /// With these flags; `{ports}` stands for those of the workload, `{recording}` for a file.
     Tcptrace(&'static [&'static str]),
     Peer {
@@ -105,6 +107,12 @@ pub(super) static ALL: &[Contender] = &[
         shown: "empty program",
         kind: Kind::Empty,
         usual: Usual::Always,
+    },
+    Contender {
+        name: "bare",
+        shown: "helper calls alone",
+        kind: Kind::Bare,
+        usual: Usual::Connections,
     },
     tcptrace("json", "tcptrace --json", Usual::Always, &["--json"]),
     tcptrace("text", "tcptrace", Usual::Connections, &[]),
@@ -201,7 +209,7 @@ impl Contender {
     /// Whether it prints a line for a connection of the workloads.
     pub(super) fn shows_connections(&self) -> bool {
         match self.kind {
-            Kind::Untraced | Kind::Empty => false,
+            Kind::Untraced | Kind::Empty | Kind::Bare => false,
             Kind::Tcptrace(flags) => flags.first() != Some(&"record") && !flags.contains(&"7"),
             Kind::Peer { .. } => true,
         }
@@ -211,7 +219,7 @@ impl Contender {
     pub(super) fn has_programs(&self) -> bool {
         match self.kind {
             Kind::Untraced => false,
-            Kind::Empty | Kind::Tcptrace(_) => true,
+            Kind::Empty | Kind::Bare | Kind::Tcptrace(_) => true,
             Kind::Peer { has_programs, .. } => has_programs,
         }
     }
@@ -219,6 +227,9 @@ impl Contender {
     /// Why it has nothing to do with a workload; none if it has.
     pub(super) fn misses(&self, work: Work) -> Option<&'static str> {
         let is_peer = matches!(self.kind, Kind::Peer { .. });
+        if matches!(self.kind, Kind::Bare) && work.is_of_calls() {
+            return Some("it records connections");
+        }
         (is_peer && work == Work::FailingBinds).then_some("it shows no bind()")
     }
 
@@ -262,7 +273,7 @@ impl Entrant {
     /// Finds its program. An error says why it is left out.
     pub(super) fn find(contender: &'static Contender) -> Result<Self> {
         let peer = match contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Tcptrace(_) => None,
+            Kind::Untraced | Kind::Empty | Kind::Bare | Kind::Tcptrace(_) => None,
             Kind::Peer { find, .. } => Some(find()?),
         };
         Ok(Self { contender, peer })
@@ -271,7 +282,7 @@ impl Entrant {
     /// As a plot colours it.
     pub(super) fn class(&self) -> &'static str {
         match self.contender.kind {
-            Kind::Untraced | Kind::Empty => "none",
+            Kind::Untraced | Kind::Empty | Kind::Bare => "none",
             Kind::Tcptrace(_) => "ours",
             Kind::Peer { .. } => "theirs",
         }
@@ -285,7 +296,7 @@ impl Entrant {
     /// What starts it; none if there is nothing to start.
     pub(super) fn command(&self, tcptrace: &Path, recording: &Path) -> Result<Option<Command>> {
         let flags = match self.contender.kind {
-            Kind::Untraced | Kind::Empty => return Ok(None),
+            Kind::Untraced | Kind::Empty | Kind::Bare => return Ok(None),
             Kind::Tcptrace(flags) | Kind::Peer { flags, .. } => flags,
         };
         let mut command = match &self.peer {
@@ -307,7 +318,7 @@ impl Entrant {
     /// How many records it lost, by what it wrote; none if it does not say.
     pub(super) fn lost(&self, stdout: &str, stderr: &str) -> Option<u64> {
         match self.contender.kind {
-            Kind::Untraced | Kind::Empty => None,
+            Kind::Untraced | Kind::Empty | Kind::Bare => None,
             Kind::Tcptrace(_) => lost_by_tcptrace(stdout).or_else(|| lost_by_tcptrace(stderr)),
             Kind::Peer { has_programs, .. } => has_programs.then(|| lost_by_peer(stderr)),
         }

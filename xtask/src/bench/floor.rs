@@ -1,4 +1,5 @@
-//! Owns the empty program on the same hook: what the kernel charges for any program at all.
+//! Owns the programs on the same hook that others are compared with: an empty one, which is what the kernel charges
+//! for any program at all, one that only counts, and one that only calls helpers.
 
 use std::{
     fs, io,
@@ -8,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::procfs::{self, Runs};
+use super::{
+    bare::Ring,
+    procfs::{self, Runs},
+};
 
 /// Commands of bpf(2), program types and an ioctl of perf events: include/uapi/linux/bpf.h and
 /// include/uapi/linux/perf_event.h (v6.18).
@@ -35,16 +39,27 @@ pub(super) enum Hook {
     BindReturns,
 }
 
-/// An attached program that does nothing.
+/// An attached program of this benchmark's own.
 pub(super) struct Floor {
-    program: OwnedFd,
+    // Detached first.
     _attached: OwnedFd,
+    program: OwnedFd,
+    /// What it fills.
+    ring: Option<Ring>,
 }
 
 impl Floor {
-    /// Loads it and attaches it.
+    /// One that does nothing.
     pub(super) fn attach(hook: Hook) -> Result<Self> {
         Self::with(hook, &RETURN_0)
+    }
+
+    /// One that calls the helpers which a record of a state change takes.
+    pub(super) fn that_records() -> Result<Self> {
+        let ring = Ring::new()?;
+        let mut floor = Self::with(Hook::SetState, &ring.program())?;
+        floor.ring = Some(ring);
+        Ok(floor)
     }
 
     /// The same with a program that goes so many times through a loop of three instructions.
@@ -66,8 +81,9 @@ impl Floor {
             }
         };
         Ok(Self {
+            _attached: attached.context("cannot attach a program")?,
             program,
-            _attached: attached.context("cannot attach the empty program")?,
+            ring: None,
         })
     }
 
@@ -105,7 +121,7 @@ fn load(kind: u32, instructions: &[u64]) -> Result<OwnedFd> {
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
     };
-    new_descriptor(bpf(BPF_PROG_LOAD, &attr)).context("cannot load the empty program")
+    new_descriptor(bpf(BPF_PROG_LOAD, &attr)).context("cannot load a program")
 }
 
 fn attach_raw(program: &OwnedFd) -> Result<OwnedFd> {

@@ -1,8 +1,9 @@
 //! Owns `cargo xtask bench`: what tracing costs, beside its peers and beside nothing, in one run.
 
+mod bare;
 mod compare;
 mod contender;
-mod cost;
+pub(crate) mod cost;
 mod floor;
 mod peers;
 mod procfs;
@@ -45,7 +46,8 @@ const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
   cargo xtask bench soak                   ten minutes at full churn: all told, memory flat
   cargo xtask bench cost                   fails if an event costs a tenth more than it did
 
-Contenders: untraced, empty (an empty program on the same hook); of tcptrace json, text, ladder, record,
+Contenders: untraced, empty (an empty program on the same hook), bare (one that only calls the helpers which a
+record of a state change takes); of tcptrace json, text, ladder, record,
 json-record, the backends timer, fentry, calls-syscalls, calls-fentry, calls-off, and the filters port-match,
 port-other; the peers tcpstates and tcplife (libbpf-tools), bpftrace (its tcplife.bt), ss (-E): from PATH, or
 from Debian's packages, unpacked and not installed. One that does not run on this kernel is left out, and the

@@ -15,15 +15,15 @@ use self::{
     libtest::Tally,
     suites::{Live, Suites},
 };
-use crate::{build_ebpf, process, run, say::say, statics::Linkage, vm, workspace};
+use crate::{bench::cost, build_ebpf, process, run, say::say, statics::Linkage, vm, workspace};
 
 /// Where the results of the kernel matrix go.
 const MATRIX: &str = "target/vm/matrix.json";
 /// The live suite waits long before it gives a test up, and an emulated machine is slow.
 const VM_LIMIT: Duration = Duration::from_secs(3600);
 
-/// Run every test that this machine can run: unit, command line, live on this kernel, and in virtual
-/// machines under the kernels of the matrix (`cargo xtask vm --matrix`).
+/// Run every test that this machine can run: unit, command line, live on this kernel, what an event costs (`cargo
+/// xtask bench cost`), and in virtual machines under the kernels of the matrix (`cargo xtask vm --matrix`).
 ///
 /// Suites that cannot run here are counted as skipped, with the reason. The last line of the output
 /// is `N passed, N failed, N skipped`.
@@ -83,6 +83,9 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     if let Some(live) = &suites.live {
         if !args.no_live {
             table.run("live, this kernel", || live_here(live, &args.filters));
+        }
+        if args.filters.is_empty() {
+            table.run("cost of an event", || cost::as_suite(!args.no_live));
         }
         if !args.no_vm && !args.filters.is_empty() {
             let suite = format!("live, VM {}", vm::DEFAULT_SUITE);

@@ -101,6 +101,15 @@ impl Base {
 }
 
 impl Verdict<'_> {
+    /// Why there is nothing to compare with; `None` where there is.
+    pub(super) fn not_compared(&self) -> Option<String> {
+        match self {
+            Self::Compared(_) => None,
+            Self::OtherMachine(theirs) => Some(format!("the base is of {theirs}")),
+            Self::NoBase => Some("there is no base".to_owned()),
+        }
+    }
+
     /// A row of the table.
     pub(super) fn row(&self, part: Part, name: &str, now: f64) -> Vec<String> {
         let decimals = part.decimals();
@@ -230,6 +239,10 @@ mod tests {
                 .is_empty()
         );
         assert!(matches!(base.judge(Part::User, "here"), Verdict::NoBase));
+        for part in [Part::User, Part::Time] {
+            assert!(base.judge(part, "here").not_compared().is_some());
+        }
+        assert!(base.judge(Part::Time, "there").not_compared().is_none());
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use self::base::{Base, Verdict};
+use self::base::Base;
 use super::table::Table;
-use crate::{say::say, workspace};
+use crate::{say::say, test::libtest::Tally, workspace};
 
 /// Where the base figures are, from the root of the workspace.
 const BASE: &str = "xtask/src/bench/cost/base.json";
@@ -76,14 +76,36 @@ impl Part {
 
 /// Runs the verb.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    let parts: &[Part] = if args.no_kernel {
+        &[Part::User]
+    } else {
+        &[Part::User, Part::Programs, Part::Time]
+    };
+    let tally = compare(parts, args.renew)?;
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// As a suite of a test run: each judged figure is a test, and what cannot be counted or compared is skipped.
+pub(crate) fn as_suite(kernel: bool) -> Result<Tally> {
+    let parts: &[Part] = if kernel {
+        &[Part::User, Part::Programs]
+    } else {
+        &[Part::User]
+    };
+    compare(parts, false)
+}
+
+fn compare(parts: &[Part], renew: bool) -> Result<Tally> {
     let path = workspace::root().join(BASE);
     let mut base = Base::read(&path)?;
     let mut table = Table::new(&["", "now", "base", "change"]);
+    let mut tally = Tally::default();
     let mut worse = Vec::new();
-    for part in [Part::User, Part::Programs, Part::Time] {
-        if part != Part::User && args.no_kernel {
-            continue;
-        }
+    for part in parts.iter().copied() {
         let counted = match part {
             Part::User => user::count(),
             Part::Programs => kernel::count(),
@@ -94,18 +116,18 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             Err(error) => {
                 let why = error.downcast::<super::tracer::Refused>()?;
                 say(format_args!("{}: skipped: {why}", part.name()));
+                tally.skipped += u32::from(part.is_judged());
                 continue;
             }
         };
         let machine = base::machine(part)?;
-        if args.renew {
+        if renew {
             base.put(part, &machine, &figures);
         }
         let verdict = base.judge(part, &machine);
-        if let Verdict::OtherMachine(theirs) = &verdict {
+        if let Some(why) = verdict.not_compared() {
             say(format_args!(
-                "{}: not compared: the base is of {theirs}, this is {machine}; make one with: cargo xtask bench \
-                 cost --renew",
+                "{}: not compared: {why}, this is {machine}; make one with: cargo xtask bench cost --renew",
                 part.name()
             ));
         }
@@ -114,20 +136,28 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             table.row(verdict.row(part, name, *now));
         }
         if part.is_judged() {
-            worse.extend(verdict.worse(part, &figures));
+            let sentences = verdict.worse(part, &figures);
+            let judged = u32::try_from(figures.len())?;
+            if verdict.not_compared().is_some() {
+                tally.skipped += 1;
+            } else {
+                let failed = u32::try_from(sentences.len())?;
+                tally.failed += failed;
+                tally.passed += judged.saturating_sub(failed);
+            }
+            worse.extend(sentences);
         }
     }
     println!("{table}");
-    if args.renew {
+    if renew {
         base.write(&path)?;
         say(format_args!("wrote {BASE}"));
     }
-    if worse.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    for sentence in worse {
+    for sentence in &worse {
         say(format_args!("FAILED: {sentence}"));
     }
-    say("if that is as it should be, type: cargo xtask bench cost --renew");
-    Ok(ExitCode::FAILURE)
+    if !worse.is_empty() {
+        say("if that is as it should be, type: cargo xtask bench cost --renew");
+    }
+    Ok(tally)
 }
