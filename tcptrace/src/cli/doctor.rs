@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use self::features::{Found, Support};
-use super::args::DoctorArgs;
+use super::{args::DoctorArgs, session};
 use crate::{
     bpf::{
         calls::{Calls, CallsBackend},
@@ -29,8 +29,6 @@ use crate::{
     },
 };
 
-/// The size of buffer to try: the default one.
-const BUFFER_BYTES: u32 = 8 << 20;
 /// The exit status when tracing is not possible, as for the trace itself.
 const CANNOT_TRACE: u8 = 3;
 
@@ -59,7 +57,7 @@ struct Attempt {
 /// Looks at everything, and then really loads and attaches.
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let machine = Machine::probe().with_types(args.types.btf.as_deref());
-    let mut checks = machine.checks(BUFFER_BYTES);
+    let mut checks = machine.checks(session::default_buffer_bytes());
     let Attempt {
         checks: tried,
         backends,
@@ -106,7 +104,7 @@ fn attempt(checks: &[Check], btf: Option<PathBuf>) -> Attempt {
     }
     let request = Request {
         filters: Filters::default(),
-        buffer_bytes: BUFFER_BYTES,
+        buffer_bytes: session::default_buffer_bytes(),
         log_level: None,
         backend: Backend::Auto,
         calls: Calls::Auto,

@@ -7,6 +7,7 @@ mod doctor;
 mod explain;
 mod lab;
 mod output;
+mod pace;
 mod record;
 mod recording;
 mod replay;

@@ -36,6 +36,7 @@ pub(super) fn run(args: &RecordArgs) -> Result<ExitCode, Failure> {
         count: run.count,
         verbose: run.verbose,
         is_read,
+        may_be_spared: false,
     };
     let code = session.run(begun)?;
     if let Some(recording) = &session.recording {

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     bpf::filters::{Family, Filters, NetnsFilter},
     failure::Failure,
-    host::{cgroup, clock, netns::Namespace, process},
+    host::{cgroup, clock, cpus, netns::Namespace, process},
     record::{Ending, Opening, Step},
     render::{Start, notice, time},
     source::{
@@ -48,8 +48,12 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(40);
 /// How often the model is told the time.
 const TICK_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of the buffer for each CPU, from 2 to 16 of them.
+const BUFFER_BYTES_PER_CPU: u32 = 4 << 20;
 /// Records handled before signals and the clock get their turn.
 const BATCH: usize = 16_384;
+/// Records after which it is looked how long ago they were made.
+const LOOK_BACK_EVERY: usize = 64;
 /// With this variable set to a file name, the buffer is not read while there is such a file: how the
 /// tests make it overflow.
 const STOP_READING: &str = "TCPTRACE_TEST_STOP_READING";
@@ -90,9 +94,10 @@ pub(super) fn begin(
         calls,
         ref types,
     } = *live;
+    let buffer_bytes = buffer_size.unwrap_or_else(default_buffer_bytes);
     let mut live = Live::open(&Request {
         filters,
-        buffer_bytes: buffer_size,
+        buffer_bytes,
         log_level: (run.verbose > 1).then_some(Level::Debug),
         backend: backend.into(),
         calls: calls.into(),
@@ -114,7 +119,7 @@ pub(super) fn begin(
             "tracing {} ({}), buffer {} KiB, checked itself, ready after {}",
             start.kernel,
             backends(&start),
-            buffer_size / 1024,
+            buffer_bytes / 1024,
             time::duration(start.ts_ns.saturating_sub(begun_ns)),
         ));
     }
@@ -155,6 +160,8 @@ pub(super) struct Session {
     pub(super) verbose: u8,
     /// Stdout is for whoever reads this: when they go, it is over.
     pub(super) is_read: bool,
+    /// Stdout is a terminal, which is spared what it is too slow for.
+    pub(super) may_be_spared: bool,
 }
 
 impl Session {
@@ -258,7 +265,19 @@ impl Session {
     /// Takes up to `limit` inputs and returns how many there were.
     fn read(&mut self, live: &mut Live, limit: usize) -> anyhow::Result<usize> {
         for taken in 0..limit {
-            let Some(input) = live.next_input()? else {
+            let input = live.next_input()?;
+            let telling = self.telling.as_mut().filter(|_| self.may_be_spared);
+            match (telling, &input) {
+                (Some(telling), Some(Input::Transition(transition)))
+                    if taken % LOOK_BACK_EVERY == 0 =>
+                {
+                    telling.keep_up(clock::boottime_ns().saturating_sub(transition.ts_ns))?;
+                }
+                // Nothing waits.
+                (Some(telling), None) => telling.keep_up(0)?,
+                _ => {}
+            }
+            let Some(input) = input else {
                 return Ok(taken);
             };
             self.step(&Step::Input(input))?;
@@ -322,6 +341,16 @@ pub(super) fn with_stuck_after(settings: Settings, run: &RunArgs) -> Settings {
             .map(|patience| u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX)),
         ..settings
     }
+}
+
+/// Bytes of the buffer where none were asked for: what all CPUs can fill until the reader looks again, several times
+/// over.
+pub(super) fn default_buffer_bytes() -> u32 {
+    buffer_bytes_for(cpus::online())
+}
+
+fn buffer_bytes_for(cpus: u32) -> u32 {
+    cpus.clamp(2, 16).next_power_of_two() * BUFFER_BYTES_PER_CPU
 }
 
 /// Which backend serves which need, in words.
@@ -435,5 +464,25 @@ impl log::Log for ProgramLog {
 
     fn flush(&self) {
         let _ = io::stderr().flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_grows_with_the_number_of_cpus_to_a_limit() {
+        for (cpus, mebibytes) in [
+            (0, 8),
+            (1, 8),
+            (2, 8),
+            (3, 16),
+            (8, 32),
+            (16, 64),
+            (511, 64),
+        ] {
+            assert_eq!(buffer_bytes_for(cpus), mebibytes << 20, "{cpus}");
+        }
     }
 }

@@ -5,9 +5,10 @@ use std::io;
 
 use tcptrace_model::{Finding, Settings, TcpState, Tracker};
 
+use super::pace::{Pace, Spared};
 use crate::{
     record::{Ending, Step},
-    render::{End, Render, Start},
+    render::{End, Render, Start, notice},
 };
 
 /// The model and the output.
@@ -19,6 +20,8 @@ pub(super) struct Telling {
     /// Calls that succeeded are shown, even those that nobody wonders about.
     calls: bool,
     shown: u64,
+    /// What a terminal that is too slow is spared.
+    pace: Pace,
 }
 
 impl Telling {
@@ -35,6 +38,16 @@ impl Telling {
             states,
             calls: verbose,
             shown: 0,
+            pace: Pace::default(),
+        }
+    }
+
+    /// Takes how long ago what comes next has happened, in ns, where a person's terminal shows it: one that does not
+    /// keep up is spared some of it, and told so.
+    pub(super) fn keep_up(&mut self, age_ns: u64) -> io::Result<()> {
+        match self.pace.tells(age_ns) {
+            Some(spared) => self.tell_spared(spared),
+            None => Ok(()),
         }
     }
 
@@ -56,13 +69,25 @@ impl Telling {
         }
         match *step {
             Step::Input(_) | Step::Tick { now_ns: _ } => Ok(()),
-            Step::End(Ending { ts_ns, duration_ns }) => self.renderer.end(&End {
-                ts_ns,
-                duration_ns,
-                shown: self.shown,
-                summary: self.tracker.summary(),
-            }),
+            Step::End(Ending { ts_ns, duration_ns }) => {
+                if let Some(spared) = self.pace.ends() {
+                    self.tell_spared(spared)?;
+                }
+                self.renderer.end(&End {
+                    ts_ns,
+                    duration_ns,
+                    shown: self.shown,
+                    summary: self.tracker.summary(),
+                })
+            }
         }
+    }
+
+    /// After what was shown.
+    fn tell_spared(&mut self, spared: Spared) -> io::Result<()> {
+        self.renderer.flush()?;
+        notice::say(spared);
+        Ok(())
     }
 
     /// How many transitions have been shown.
@@ -86,7 +111,11 @@ impl Telling {
                 {
                     return Ok(());
                 }
+                if self.pace.spares(finding) {
+                    return Ok(());
+                }
                 self.shown += 1;
+                return self.renderer.finding(finding);
             }
             Finding::CallSucceeded(found) => {
                 // Nobody means to listen on a port that the kernel chose.
@@ -102,6 +131,9 @@ impl Telling {
             | Finding::Stuck(_)
             | Finding::CallFailed(_)
             | Finding::Lost(_) => {}
+        }
+        if self.pace.spares(finding) {
+            return Ok(());
         }
         self.renderer.finding(finding)
     }

@@ -50,6 +50,7 @@ pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
         count: run.count,
         verbose: run.verbose,
         is_read: true,
+        may_be_spared: output::is_for_people(shown),
     }
     .run(begun)
 }

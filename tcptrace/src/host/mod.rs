@@ -4,6 +4,7 @@ pub mod bind_sysctls;
 pub mod capabilities;
 pub mod cgroup;
 pub mod clock;
+pub mod cpus;
 pub(crate) mod ftrace;
 pub mod interface;
 pub mod kernel_version;

@@ -208,7 +208,7 @@ pub fn loss_sentence(loss: &Loss) -> String {
     let place = cpu.map_or_else(String::new, |cpu| format!(" on CPU {cpu}"));
     match reason {
         LossReason::BufferFull => format!(
-            "{what} lost{place}: the buffer was full; enlarge it with: --buffer-size 64M, or filter"
+            "{what} lost{place}: the buffer was full; enlarge it with: --buffer-size 256M, or filter"
         ),
         LossReason::Recursion => format!(
             "{what} lost{place}: the kernel skipped the program where it was running already (which sockets they were about is unknown)"
@@ -217,6 +217,6 @@ pub fn loss_sentence(loss: &Loss) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

@@ -50,6 +50,7 @@ mod start;
 mod stories;
 mod stuck;
 mod sys;
+mod terminal;
 mod text;
 mod thousand;
 mod time_waits;
@@ -191,6 +192,7 @@ fn main() -> ExitCode {
         wanted_namespaces::scenarios(),
         owners::scenarios(),
         losses::scenarios(),
+        terminal::scenarios(),
         in_state::scenarios(),
         attributes::scenarios(),
         ending::scenarios(),

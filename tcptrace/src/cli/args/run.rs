@@ -36,9 +36,10 @@ pub(in crate::cli) struct LiveArgs {
     #[arg(short, long, value_name = "TIME", value_parser = words::duration)]
     pub(in crate::cli) duration: Option<Duration>,
 
-    /// Size of the buffer between kernel and tracer: a power of two, from 4K to 1G
-    #[arg(long, value_name = "SIZE", value_parser = words::buffer_size, default_value = "8M")]
-    pub(in crate::cli) buffer_size: u32,
+    /// Size of the buffer between kernel and tracer: a power of two, from 4K to 1G [default: 4M for each CPU,
+    /// from 8M to 64M]
+    #[arg(long, value_name = "SIZE", value_parser = words::buffer_size)]
+    pub(in crate::cli) buffer_size: Option<u32>,
 
     /// How to see TIME_WAIT (what each cannot see: docs/limitations.md)
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = BackendChoice::Auto)]

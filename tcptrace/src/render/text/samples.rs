@@ -20,11 +20,7 @@ pub(in crate::render) const SERVER: &str = "127.0.0.1:8000";
 /// When the close of each sample begins, CLOCK_BOOTTIME ns.
 const CLOSE_NS: u64 = 5_067_000_000;
 
-pub(in crate::render) fn transition(
-    local: &str,
-    remote: &str,
-    in_state_ns: Option<u64>,
-) -> Finding {
+pub(crate) fn transition(local: &str, remote: &str, in_state_ns: Option<u64>) -> Finding {
     Finding::Transition(Box::new(transition_finding(local, remote, in_state_ns)))
 }
 
@@ -389,7 +385,7 @@ pub(in crate::render) fn stuck(state: TcpState, role: Role) -> Stuck {
     }
 }
 
-pub(in crate::render) fn lost(records: u64) -> Finding {
+pub(crate) fn lost(records: u64) -> Finding {
     Finding::Lost(Loss {
         ts_ns: 6_000_000_000,
         records,

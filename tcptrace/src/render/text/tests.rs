@@ -211,7 +211,7 @@ fn losses_go_to_the_notices_in_a_sentence() {
     assert_eq!(
         String::from_utf8(text.notices).unwrap(),
         "tcptrace: warning: 1 transition record lost on CPU 1: the buffer was full; \
-         enlarge it with: --buffer-size 64M, or filter\n"
+         enlarge it with: --buffer-size 256M, or filter\n"
     );
 }
 
