@@ -122,10 +122,16 @@ fn second_listener_fails(family: Family, port: u16) -> Result<u16> {
     Ok(port)
 }
 
+/// The port is the kernel's choice, of one that no other test has: its own record does not tell namespaces
+/// apart, and a listener of another test that got the same one would be taken for this one.
 fn listen_without_bind(family: Family, _port: u16) -> Result<u16> {
-    let listener = Socket::new(family.listens_on(0).is_ipv6())?;
-    listener.listen(1)?;
-    Ok(listener.local_port()?)
+    let only = ports::next();
+    with_one_automatic_port(only, || {
+        let listener = Socket::new(family.listens_on(0).is_ipv6())?;
+        listener.listen(1)?;
+        ensure!(listener.local_port()? == only, "there is one port only");
+        Ok(only)
+    })
 }
 
 fn bound_client(family: Family, port: u16) -> Result<u16> {
@@ -177,18 +183,27 @@ fn closed_before_accept(family: Family, port: u16) -> Result<u16> {
 
 /// The one automatic port is taken, so the client never gets one: its own port stays 0.
 fn no_port_left(family: Family, port: u16) -> Result<u16> {
-    let only = ports::next();
+    with_one_automatic_port(ports::next(), || {
+        let listener = family.listener(port)?;
+        let first = family.connect(port)?;
+        let second = family.client()?;
+        expect(
+            second.connect(family.connects_to(port)),
+            ErrorKind::AddrNotAvailable,
+        )?;
+        first.reset_on_close()?;
+        drop(first);
+        drop(listener);
+        Ok(port)
+    })
+}
+
+/// Plays what needs the kernel's choice of ports to be this one.
+fn with_one_automatic_port(only: u16, play: impl FnOnce() -> Result<u16>) -> Result<u16> {
     netns::set_sysctl("ipv4/ip_local_port_range", &format!("{only} {only}"))?;
-    let listener = family.listener(port)?;
-    let first = family.connect(port)?;
-    let second = family.client()?;
-    let result = second.connect(family.connects_to(port));
+    let played = play();
     netns::set_sysctl("ipv4/ip_local_port_range", AUTOMATIC_PORTS)?;
-    expect(result, ErrorKind::AddrNotAvailable)?;
-    first.reset_on_close()?;
-    drop(first);
-    drop(listener);
-    Ok(port)
+    played
 }
 
 /// TCP Fast Open: connect() sends nothing yet, and the listener's child exists from the SYN on.
