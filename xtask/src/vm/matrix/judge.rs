@@ -147,8 +147,10 @@ impl Doctor {
     }
 }
 
-/// Each test with how it ended: objects with `name` and `result`, which is `pass`, `fail` or `skipped`.
+/// Each test with how it ended: objects with `name` and `result`, which is `pass`, `fail` or `skipped`; of a
+/// failed one also `said`, its words line by line.
 pub(super) fn each_test(stdout: &str) -> Vec<Value> {
+    let failed = failed_tests(stdout);
     let ended = |line: &str| {
         let (name, word) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
         let result = match word.trim() {
@@ -157,7 +159,11 @@ pub(super) fn each_test(stdout: &str) -> Vec<Value> {
             "ignored" => "skipped",
             _ => return None,
         };
-        Some(json!({"name": name.trim(), "result": result}))
+        let name = name.trim();
+        Some(match failed.iter().find(|(failed, _)| failed == name) {
+            Some((_, said)) => json!({"name": name, "result": result, "said": said}),
+            None => json!({"name": name, "result": result}),
+        })
     };
     stdout.lines().filter_map(ended).collect()
 }
@@ -174,7 +180,15 @@ pub(super) fn tests(stdout: &str, stderr: &str, status: u8) -> Judgement {
         return Judgement::pass(passed);
     }
     let mut parts = vec![passed];
-    let failed = failed_tests(stdout);
+    let failed: Vec<String> = failed_tests(stdout)
+        .into_iter()
+        .map(|(name, said)| {
+            format!(
+                "{name} ({})",
+                cut(said.first().copied().unwrap_or_default())
+            )
+        })
+        .collect();
     if !failed.is_empty() {
         parts.push(format!("{} failed: {}", tally.failed, joined(&failed)));
     } else if tally.failed > 0 {
@@ -238,20 +252,23 @@ pub(super) fn last_line(text: &str) -> String {
     cut(said.unwrap_or("(it said nothing)"))
 }
 
-/// Names of failed tests with the first line of what each said.
-fn failed_tests(stdout: &str) -> Vec<String> {
-    let lines: Vec<&str> = stdout.lines().collect();
+/// Names of failed tests with the lines that each said, less empty ones.
+fn failed_tests(stdout: &str) -> Vec<(String, Vec<&str>)> {
     let header = |line: &str| -> Option<String> {
         let name = line.strip_prefix("---- ")?.strip_suffix(" ----")?;
         Some(name.to_owned())
     };
-    let mut failed = Vec::new();
-    for (number, line) in lines.iter().enumerate() {
+    let mut failed: Vec<(String, Vec<&str>)> = Vec::new();
+    for line in stdout.lines() {
         if let Some(name) = header(line) {
-            let rest = lines[number + 1..].iter().map(|line| line.trim());
-            let said = rest.take_while(|line| header(line).is_none());
-            let first = said.into_iter().find(|line| !line.is_empty());
-            failed.push(format!("{name} ({})", cut(first.unwrap_or_default())));
+            failed.push((name, Vec::new()));
+        } else if line == "failures:" && !failed.is_empty() {
+            // All have spoken; their names come again.
+            break;
+        } else if let Some((_, said)) = failed.last_mut()
+            && !line.trim().is_empty()
+        {
+            said.push(line.trim_end());
         }
     }
     failed
@@ -381,6 +398,15 @@ mod tests {
         let expected = [("a: b", "pass"), ("c", "fail"), ("d", "skipped")]
             .map(|(name, result)| json!({"name": name, "result": result}));
         assert_eq!(each_test(output), expected);
+    }
+
+    #[test]
+    fn a_failed_test_is_told_with_all_its_words() {
+        let output = "test a ... FAILED\ntest b ... FAILED\n\nfailures:\n\n---- a ----\none\n  two\n\n\
+                      ---- b ----\n\nthree\n\nfailures:\n    a\n    b\n";
+        let told = each_test(output);
+        assert_eq!(told[0]["said"], json!(["one", "  two"]));
+        assert_eq!(told[1]["said"], json!(["three"]));
     }
 
     #[test]

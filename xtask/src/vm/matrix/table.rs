@@ -13,6 +13,9 @@ use crate::{
     vm::kernels::Backend,
 };
 
+/// How many lines of a failed test are shown; the JSON has all.
+const SAID: usize = 30;
+
 /// One check of one kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
@@ -167,6 +170,7 @@ pub(super) fn text(rows: &[Row]) -> String {
     if !reasons.is_empty() {
         let _ = write!(text, "\n{}\n", reasons.join("\n"));
     }
+    text.push_str(&said(rows));
     let Sum {
         passed,
         failed,
@@ -193,7 +197,7 @@ pub(super) fn text(rows: &[Row]) -> String {
 /// | `seconds` | host's time, boot included |
 /// | `boots` | 2: the first boot never reached its init; 0: none was tried |
 /// | `console` | the last lines of the console of a guest that was lost |
-/// | `details` | one by one: the doctor's features as it says them, or the tests with `name` and `result` |
+/// | `details` | one by one: the doctor's features as it says them, or the tests with `name`, `result` and, if one failed, `said`: its words line by line |
 pub(super) fn json(rows: &[Row]) -> Value {
     let Sum {
         passed,
@@ -285,6 +289,25 @@ fn reasons(rows: &[Row]) -> Vec<String> {
     reasons
 }
 
+/// The words of each failed test.
+fn said(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        for test in &row.details {
+            let Some(said) = test["said"].as_array() else {
+                continue;
+            };
+            let check = checks::label(row.check, row.backend);
+            let name = test["name"].as_str().unwrap_or_default();
+            let _ = writeln!(text, "\n{} {check}: {name}", row.kernel);
+            for line in said.iter().filter_map(Value::as_str).take(SAID) {
+                let _ = writeln!(text, "    | {line}");
+            }
+        }
+    }
+    text
+}
+
 /// A failure is written so that it is found in a page of passes.
 fn word(verdict: Verdict) -> &'static str {
     match verdict {
@@ -346,6 +369,18 @@ kernel  version    doctor     lab
 2 passed, 1 failed, 0 skipped
 ";
         assert_eq!(text(&rows), expected);
+    }
+
+    #[test]
+    fn a_failed_test_has_its_words_below_the_table() {
+        let mut live = row("7.2", "live", Judgement::fail("1 failed: a (one)"));
+        live.details = vec![
+            json!({"name": "a", "result": "fail", "said": ["one", "  two"]}),
+            json!({"name": "b", "result": "pass"}),
+        ];
+        let text = text(&[live]);
+        let words = "7.2 every check: FAIL: 1 failed: a (one)\n\n7.2 live: a\n    | one\n    |   two\n\n0 passed";
+        assert!(text.contains(words), "{text}");
     }
 
     #[test]
