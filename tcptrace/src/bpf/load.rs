@@ -1,6 +1,6 @@
 //! Owns loading and attaching: configuration in, a running program with its maps out.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, thread, time::Duration};
 
 use anyhow::{Context, anyhow};
 use aya::{
@@ -23,6 +23,9 @@ use super::{
     offsets::KernelTypes,
 };
 use crate::failure::Failure;
+
+/// No program runs for longer than this.
+const LONGEST_PROGRAM: Duration = Duration::from_millis(20);
 
 /// What the programs are loaded with.
 pub struct Setup<'a> {
@@ -205,7 +208,7 @@ impl Attached {
         })
     }
 
-    /// Takes the programs off their hooks: no record is made after this.
+    /// Takes the programs off their hooks, and waits for those that run: no record is made after this.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -213,6 +216,7 @@ impl Attached {
         for link in self.links.drain(..) {
             link.detach(&mut self.ebpf)?;
         }
+        wait_for_running_programs();
         Ok(())
     }
 
@@ -441,4 +445,18 @@ fn refused(error: EbpfError) -> Failure {
         }
     }
     Failure::Other(anyhow!(error).context("cannot load the eBPF object"))
+}
+
+/// Waits until the programs that run on any CPU are done. Another CPU may be in the middle of a record, behind
+/// which the reader would not look, or about to make one. Programs run between `rcu_read_lock` and its opposite
+/// (kernel/trace/bpf_trace.c `__bpf_trace_run`, kernel/bpf/trampoline.c `__bpf_prog_enter`, v6.18), and this call
+/// waits for all who do (kernel/sched/membarrier.c, `MEMBARRIER_CMD_GLOBAL`, v6.18): some 20 ms.
+fn wait_for_running_programs() {
+    // SAFETY: membarrier(2) takes three integers.
+    let waited = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if waited != 0 {
+        // A kernel without it, or with CPUs that it must not disturb (nohz_full): no program takes that long,
+        // unless the host of a virtual machine has taken its CPU away.
+        thread::sleep(LONGEST_PROGRAM);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    mem::{MaybeUninit, size_of},
+    mem::{self, MaybeUninit, size_of},
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -31,6 +31,9 @@ struct Watched {
     kind: RecordKind,
     /// How many of the skips another program has caught, per CPU; `None` where nothing takes over.
     caught: Option<PerCpuArray<MapData, u64>>,
+    /// What it was at the last look: as long as the other program has not run, an event that it will catch
+    /// looks like one that is lost.
+    skipped: u64,
     told: u64,
 }
 
@@ -49,6 +52,17 @@ impl Watched {
                 .sum(),
         };
         Ok(skipped.saturating_sub(caught))
+    }
+
+    /// The same, less what may still be caught.
+    fn settle(&mut self, is_over: bool) -> Result<u64> {
+        let skipped = self.skipped()?;
+        let before = mem::replace(&mut self.skipped, skipped);
+        Ok(if is_over || self.caught.is_none() {
+            skipped
+        } else {
+            skipped.min(before)
+        })
     }
 }
 
@@ -72,12 +86,19 @@ impl Losses {
             program,
             kind,
             caught,
+            skipped: 0,
             told: 0,
         });
     }
 
-    /// Tells every loss since the last call.
-    pub(crate) fn poll(&mut self, now_ns: u64, mut tell: impl FnMut(Loss)) -> Result<()> {
+    /// Tells every loss since the last call; of what the kernel skipped, only what the last call had found,
+    /// too, unless it `is_over` and all programs are done.
+    pub(crate) fn poll(
+        &mut self,
+        now_ns: u64,
+        is_over: bool,
+        mut tell: impl FnMut(Loss),
+    ) -> Result<()> {
         for (kind, told) in RecordKind::ALL.into_iter().zip(&mut self.told) {
             let counts = self
                 .counters
@@ -98,7 +119,7 @@ impl Losses {
             }
         }
         for watched in &mut self.watched {
-            let skipped = watched.skipped()?;
+            let skipped = watched.settle(is_over)?;
             if skipped > watched.told {
                 tell(Loss {
                     ts_ns: now_ns,

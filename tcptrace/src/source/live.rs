@@ -374,7 +374,8 @@ impl Live {
         // The machine may have been suspended since the last time.
         self.decoder.boot_offset_ns = clock::suspended_ns();
         let mut any = false;
-        self.attached.losses.poll(now_ns, |loss| {
+        let is_over = self.attached.is_detached();
+        self.attached.losses.poll(now_ns, is_over, |loss| {
             any = true;
             tell(Input::Lost(loss));
         })?;
