@@ -1,12 +1,15 @@
 //! Owns points in time and durations as text.
 
+use std::sync::OnceLock;
+
 use jiff::{Timestamp, tz::TimeZone};
 
 /// Turns CLOCK_BOOTTIME into wall-clock time.
 #[derive(Clone, Debug)]
 pub struct WallClock {
     offset_ns: i64,
-    zone: TimeZone,
+    /// Looked up when a local time is first asked for: that goes through all time zones of the machine.
+    zone: OnceLock<TimeZone>,
 }
 
 impl WallClock {
@@ -16,7 +19,7 @@ impl WallClock {
     pub fn new(offset_ns: i64) -> Self {
         Self {
             offset_ns,
-            zone: TimeZone::system(),
+            zone: OnceLock::new(),
         }
     }
 
@@ -29,7 +32,8 @@ impl WallClock {
     /// Local time of day with milliseconds: `08:15:30.123`.
     #[must_use]
     pub fn time_of_day(&self, ts_ns: u64) -> String {
-        let local = self.zone.to_datetime(self.timestamp(ts_ns));
+        let zone = self.zone.get_or_init(TimeZone::system);
+        let local = zone.to_datetime(self.timestamp(ts_ns));
         let milliseconds = local.subsec_nanosecond() / 1_000_000;
         let (hour, minute, second) = (local.hour(), local.minute(), local.second());
         format!("{hour:02}:{minute:02}:{second:02}.{milliseconds:03}")
@@ -164,7 +168,7 @@ mod tests {
     fn stamps_are_those_of_the_clock_within_a_second_and_beyond() {
         let clock = WallClock {
             offset_ns: 1_000_000_000_000_000_000,
-            zone: TimeZone::UTC,
+            zone: OnceLock::from(TimeZone::UTC),
         };
         let mut stamps = Stamps::new(clock.clone());
         for ts_ns in [
@@ -179,7 +183,7 @@ mod tests {
         }
         let mut before_1970 = Stamps::new(WallClock {
             offset_ns: -10_500_000_000,
-            zone: TimeZone::UTC,
+            zone: OnceLock::from(TimeZone::UTC),
         });
         for ts_ns in [0, 100, 400_000_000, 600_000_000] {
             let expected = before_1970.clock.rfc3339(ts_ns);
@@ -191,7 +195,7 @@ mod tests {
     fn the_wall_clock_is_offset_and_in_utc_for_machines() {
         let clock = WallClock {
             offset_ns: 1_000_000_000_000_000_000,
-            zone: TimeZone::UTC,
+            zone: OnceLock::from(TimeZone::UTC),
         };
         assert_eq!(clock.rfc3339(123_456_789), "2001-09-09T01:46:40.123456789Z");
         assert_eq!(clock.rfc3339(0), "2001-09-09T01:46:40.000000000Z");
