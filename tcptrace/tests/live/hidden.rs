@@ -15,9 +15,6 @@ use crate::{
     tracefs::{Instance, TRANSITIONS},
 };
 
-/// How often a test may be run in all when events were kept from the tracer each time.
-const ATTEMPTS: u32 = 3;
-
 /// What the tracer lives on, and of which events of it the kernel's own trace can tell whose they are.
 const EVENTS: [&str; 4] = [
     TRANSITIONS,
@@ -27,35 +24,15 @@ const EVENTS: [&str; 4] = [
 ];
 const TIMERS: &str = "events/timer/timer_expire_entry";
 
-/// Runs a test; once more, if it fails and the kernel's own trace shows that events came meanwhile that no
-/// eBPF program could see. Which sockets they were of is not known, so this may be once too often, but a
-/// test that fails without such an event, or three times, has failed.
-pub(crate) fn unless_hidden(test: &dyn Fn() -> Result<()>) -> Result<()> {
-    if !has_hidden_process() || !sys::is_root() {
-        return test();
-    }
-    for _ in 1..ATTEMPTS {
-        let watch = Watch::start()?;
-        let Err(error) = test() else {
-            return Ok(());
-        };
-        let hidden = watch.count()?;
-        if hidden == 0 {
-            return Err(error);
-        }
-        eprintln!(
-            "run again, since {hidden} events came while process 1 was on the CPU, which this kernel keeps \
-             from eBPF programs: {error:#}"
-        );
-    }
-    test()
-}
-
 /// The kernel's own trace of what happens while process 1 is on the CPU.
-struct Watch(Instance);
+pub(crate) struct Watch(Instance);
 
 impl Watch {
-    fn start() -> Result<Self> {
+    /// Starts it; `None` where nothing is kept from a program, and where nobody may look.
+    pub(crate) fn start() -> Result<Option<Self>> {
+        if !has_hidden_process() || !sys::is_root() {
+            return Ok(None);
+        }
         let instance = Instance::new()?;
         instance.write("trace_clock", "boot")?;
         instance.write("buffer_size_kb", "64")?;
@@ -73,11 +50,11 @@ impl Watch {
             instance.write(&format!("{event}/filter"), &filter)?;
             instance.write(&format!("{event}/enable"), "1")?;
         }
-        Ok(Self(instance))
+        Ok(Some(Self(instance)))
     }
 
     /// How many there were.
-    fn count(&self) -> Result<usize> {
+    pub(crate) fn count(&self) -> Result<usize> {
         EVENTS.iter().try_fold(0, |sum, event| {
             let (_, name) = event.rsplit_once('/').context("an event has a name")?;
             Ok(sum + self.0.dates(name)?.len())

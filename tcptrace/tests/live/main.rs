@@ -9,6 +9,7 @@
     reason = "a test run says on stderr what it skips, and why"
 )]
 
+mod again;
 mod agreement;
 mod attributes;
 mod bench;
@@ -44,6 +45,7 @@ mod puppet;
 mod replay;
 mod rights;
 mod scenes;
+mod skipped;
 mod sock_diag;
 mod sockets;
 mod start;
@@ -344,7 +346,7 @@ impl Obstacles {
         };
         let run = move || {
             sys::own_descriptors()
-                .and_then(|()| hidden::unless_hidden(&*run))
+                .and_then(|()| again::unless_seen(&*run))
                 .map_err(|error| Failed::from(format!("{error:#}")))
         };
         Trial::test(name, run).with_ignored_flag(obstacle.is_some())

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::lines::Report;
-use crate::{PATIENCE, sys};
+use crate::{PATIENCE, skipped, sys};
 
 /// The variable that makes the tests trace by this backend, `fentry` or `timer`, where they leave it to the
 /// tracer; calls are seen by fentry or by the tracepoints of system calls accordingly.
@@ -96,7 +96,7 @@ impl Tracer {
     pub(crate) fn wait_for_line(&mut self, what: &str) -> Result<()> {
         match self.stdout.recv_timeout(PATIENCE) {
             Ok(line) => {
-                self.lines.push(line);
+                self.keep(line);
                 Ok(())
             }
             Err(RecvTimeoutError::Timeout) => {
@@ -133,7 +133,14 @@ impl Tracer {
 
     /// Takes the lines that have come until now, so that the next one to wait for is a new one.
     pub(crate) fn take_lines(&mut self) {
-        self.lines.extend(self.stdout.try_iter());
+        while let Ok(line) = self.stdout.try_recv() {
+            self.keep(line);
+        }
+    }
+
+    fn keep(&mut self, line: Vec<u8>) {
+        skipped::note(&line);
+        self.lines.push(line);
     }
 
     /// Interrupts the trace as Ctrl-C does and reads the whole of its output.
@@ -175,7 +182,7 @@ impl Tracer {
         let status = self.process.wait(PATIENCE)?;
         // The pipe is closed now; what remains in it comes at once.
         while let Ok(line) = self.stdout.recv_timeout(PATIENCE) {
-            self.lines.push(line);
+            self.keep(line);
         }
         let stderr = self.process.stderr();
         Ok(Ended {
