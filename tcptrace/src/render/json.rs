@@ -1,5 +1,6 @@
 //! Owns JSON lines: one object a line, with the names that docs/events.md documents.
 
+mod bytes;
 mod calls;
 mod fields;
 mod lines;

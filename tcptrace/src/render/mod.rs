@@ -1,5 +1,6 @@
 //! Findings into words: one renderer per format, each over writers that the caller chooses.
 
+mod endpoint;
 mod escape;
 pub mod json;
 pub(crate) mod names;

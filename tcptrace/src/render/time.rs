@@ -99,10 +99,17 @@ impl Stamps {
 /// `950ns`, `12.345us`, `1.500ms`, `60.012s`, `1h02m03s`.
 #[must_use]
 pub fn duration(ns: u64) -> String {
+    // By hand: nearly every line has one.
     let thousandths = |unit: u64, name: &str| {
-        let whole = ns / unit;
-        let rest = ns % unit * 1000 / unit;
-        format!("{whole}.{rest:03}{name}")
+        let (whole, rest) = (ns / unit, ns % unit * 1000 / unit);
+        let mut digits = itoa::Buffer::new();
+        let mut text = String::with_capacity("999.999ms".len());
+        text.push_str(digits.format(whole));
+        text.push('.');
+        // The leading digit keeps the zeros.
+        text.push_str(&digits.format(1000 + rest)[1..]);
+        text.push_str(name);
+        text
     };
     match ns {
         0..1_000 => format!("{ns}ns"),

@@ -22,6 +22,8 @@ use serde::{
     },
 };
 
+use super::bytes::{Formatted, digits, named, string};
+
 /// Appends `value` to `out` as JSON, without any space.
 ///
 /// # Errors
@@ -85,8 +87,8 @@ impl<'a> Writer<'a> {
 
     #[inline]
     fn integer<I: itoa::Integer>(self, number: I) {
-        let mut digits = itoa::Buffer::new();
-        self.out.extend_from_slice(digits.format(number).as_bytes());
+        let mut buffer = itoa::Buffer::new();
+        digits(self.out, buffer.format(number));
     }
 
     /// Numbers with a point are rare: the shortest digits that mean the same number are left to serde_json.
@@ -118,9 +120,7 @@ impl Compound<'_> {
             };
             return value.serialize(joining);
         }
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
+        named(self.out, name);
         self.element(value)
     }
 
@@ -137,85 +137,6 @@ impl Compound<'_> {
             self.out.pop();
         }
         self.out.extend_from_slice(self.end);
-        Ok(())
-    }
-}
-
-#[inline(always)]
-fn string(out: &mut Vec<u8>, text: &str) {
-    out.reserve(text.len() + 2);
-    out.push(b'"');
-    escaped(out, text);
-    out.push(b'"');
-}
-
-#[inline(always)]
-fn escaped(out: &mut Vec<u8>, text: &str) {
-    if is_plain(text.as_bytes()) {
-        out.extend_from_slice(text.as_bytes());
-    } else {
-        escaped_each(out, text);
-    }
-}
-
-/// Whether every byte of a string stands for itself: RFC 8259, section 7. Eight at a time, since nearly all of
-/// a line is names and numbers that do.
-#[inline(always)]
-fn is_plain(text: &[u8]) -> bool {
-    let Some(last) = text.last_chunk::<8>() else {
-        return text
-            .iter()
-            .all(|byte| !matches!(byte, ..b' ' | b'"' | b'\\'));
-    };
-    let (words, _) = text.as_chunks::<8>();
-    // The last eight may overlap those before.
-    words.iter().chain([last]).all(|bytes| {
-        let word = u64::from_ne_bytes(*bytes);
-        below(word, b' ') | below(word ^ each(b'"'), 1) | below(word ^ each(b'\\'), 1) == 0
-    })
-}
-
-/// A word of eight such bytes.
-const fn each(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
-}
-
-/// Not 0 if any of the eight bytes is below `limit`, which is at most 128.
-const fn below(word: u64, limit: u8) -> u64 {
-    word.wrapping_sub(each(limit)) & !word & each(0x80)
-}
-
-#[cold]
-fn escaped_each(out: &mut Vec<u8>, text: &str) {
-    for byte in text.bytes() {
-        let short = match byte {
-            b'"' | b'\\' => byte,
-            b'\x08' => b'b',
-            b'\x0c' => b'f',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            ..b' ' => {
-                let digit = |half: u8| b"0123456789abcdef"[usize::from(half & 15)];
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[digit(byte >> 4), digit(byte)]);
-                continue;
-            }
-            _ => {
-                out.push(byte);
-                continue;
-            }
-        };
-        out.extend_from_slice(&[b'\\', short]);
-    }
-}
-
-/// What is formatted, into a string that has begun.
-struct Formatted<'a>(&'a mut Vec<u8>);
-
-impl fmt::Write for Formatted<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        escaped(self.0, text);
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use tcptrace_model::{
 
 use super::{Layout, prose, words};
 use crate::render::{
+    endpoint::Endpoint,
     escape::Escaped,
     time::{self, WallClock},
 };
@@ -26,6 +27,8 @@ const STATE_WIDTH: usize = 11;
 const IN_STATE_WIDTH: usize = 9;
 /// `TASK_COMM_LEN` without the closing NUL.
 const COMM_WIDTH: usize = 15;
+/// As many as any column that is aligned to the right is wide.
+const SPACES: &str = "           ";
 /// A gap narrower than this is not worth wrapping for.
 const MIN_WRAP_WIDTH: usize = 40;
 
@@ -224,8 +227,8 @@ impl Columns {
         line.push_str("-> ");
         self.push_state(line, row.newstate, style_of(row.colour));
         if self.layout.wide {
-            push(line, row.local, ENDPOINT_WIDTH);
-            push(line, row.remote, ENDPOINT_WIDTH);
+            push(line, Endpoint(row.local), ENDPOINT_WIDTH);
+            push(line, Endpoint(row.remote), ENDPOINT_WIDTH);
             row.wide.push_to(line);
             line.push_str(row.why);
         } else {
@@ -253,6 +256,7 @@ impl Columns {
         let width = self.layout.width.filter(|width| *width >= MIN_WRAP_WIDTH);
         let fits = |columns: usize| width.is_none_or(|width| indent + columns <= width);
         let begin = line.len();
+        let (local, remote) = (Endpoint(local), Endpoint(remote));
         push(line, local, ENDPOINT_WIDTH);
         if why.is_empty() {
             // The common case, without a String of its own.
@@ -440,7 +444,10 @@ fn push_right(line: &mut String, value: impl Display, width: usize) {
     // Writing to a String cannot fail.
     let _ = write!(line, "{value}");
     let written = line[begin..].chars().count();
-    for _ in written..width {
+    let missing = width.saturating_sub(written);
+    // As a rule in one piece: each moves what has been written.
+    line.insert_str(begin, &SPACES[..missing.min(SPACES.len())]);
+    for _ in SPACES.len()..missing {
         line.insert(begin, ' ');
     }
     line.push(' ');

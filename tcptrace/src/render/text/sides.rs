@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tcptrace_model::{CloseSequence, ClosedFirst, Connection, Owner, Phase, Role, Story, TcpState};
 
 use super::words;
+use crate::render::endpoint::Endpoint;
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +147,8 @@ impl<'a> Sides<'a> {
             Role::Client | Role::Server => "->",
             Role::Unknown => "--",
         };
-        format!("{} {arrow} {}", self.left.address, self.right.address)
+        let (left, right) = (Endpoint(self.left.address), Endpoint(self.right.address));
+        format!("{left} {arrow} {right}")
     }
 
     /// Whose FIN came first, by what either end knows.
