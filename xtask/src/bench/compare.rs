@@ -31,6 +31,9 @@ pub(super) struct Sample {
 pub(super) struct Taken {
     /// CPU time, in user space and in the kernel, until it had nothing more to do.
     pub(super) cpu: Duration,
+    /// How much of that was in user space, from 0 to 1, by the kernel's sampling at each tick; none where it
+    /// has sampled nothing.
+    pub(super) in_user: Option<f64>,
     /// The most resident memory since its start, in bytes.
     pub(super) memory: u64,
     /// Records; none if it does not say.
@@ -67,6 +70,8 @@ pub(super) struct Figures {
     pub(super) of_untraced: Option<Spread>,
     /// CPU time of its process, user space and kernel, in us for each event.
     pub(super) cpu_us: Option<Spread>,
+    /// What of it was in user space.
+    pub(super) user_us: Option<Spread>,
     /// The most memory in any round, in bytes.
     pub(super) memory: Option<u64>,
     /// Records, over all rounds.
@@ -235,6 +240,10 @@ impl Figures {
             cpu_us: Spread::of(samples.iter().filter_map(|sample| {
                 Some(sample.process.as_ref()?.cpu.as_secs_f64() * 1e6 / each(sample)?)
             })),
+            user_us: Spread::of(samples.iter().filter_map(|sample| {
+                let process = sample.process.as_ref()?;
+                Some(process.cpu.as_secs_f64() * 1e6 * process.in_user? / each(sample)?)
+            })),
             memory: processes().map(|process| process.memory).max(),
             lost: lost
                 .filter(|lost| !lost.is_empty())
@@ -260,7 +269,10 @@ fn measure(entrant: &Entrant, tcptrace: &Path, load: Load) -> Result<Sample> {
         (None, None) => Ok(None),
     };
     let before = runs()?;
-    let cpu_before = tracer.as_ref().map(Tracer::cpu_time).transpose()?;
+    let cpu_before = match &tracer {
+        None => None,
+        Some(tracer) => Some((tracer.cpu_time()?, tracer.ticks()?)),
+    };
     let done = prepared.drive(load)?;
     let after = runs()?;
     let kernel = before.zip(after).map(|(before, after)| after.since(before));
@@ -275,12 +287,18 @@ fn measure(entrant: &Entrant, tcptrace: &Path, load: Load) -> Result<Sample> {
     }
     let process = match tracer.zip(cpu_before) {
         None => None,
-        Some((tracer, before)) => {
+        Some((tracer, (before, ticks_before))) => {
             tracer.settle()?;
             let cpu = tracer.cpu_time()?.saturating_sub(before);
+            let in_user = share(ticks_before, tracer.ticks()?);
             let memory = tracer.memory()?.most;
             let lost = tracer.stop().context("cannot end the tracer")?;
-            Some(Taken { cpu, memory, lost })
+            Some(Taken {
+                cpu,
+                in_user,
+                memory,
+                lost,
+            })
         }
     };
     Ok(Sample {
@@ -288,6 +306,12 @@ fn measure(entrant: &Entrant, tcptrace: &Path, load: Load) -> Result<Sample> {
         kernel,
         process,
     })
+}
+
+/// How much of the ticks between was of the first kind, from 0 to 1.
+fn share(before: [u64; 2], after: [u64; 2]) -> Option<f64> {
+    let [user, kernel] = [0, 1].map(|kind| stats::as_f64(after[kind].saturating_sub(before[kind])));
+    (user + kernel > 0.0).then(|| user / (user + kernel))
 }
 
 /// The order of a round: another one begins each time, so that none always comes first.
@@ -309,6 +333,7 @@ mod tests {
             kernel: Some(Runs { time_ns, count: 9 }),
             process: Some(Taken {
                 cpu: Duration::from_micros(600),
+                in_user: share([1, 1], [4, 2]),
                 memory: time_ns,
                 lost: Some(1),
             }),
@@ -330,6 +355,8 @@ mod tests {
         assert!((ratio.median - 0.5).abs() < 1e-9 && (ratio.max - 0.5).abs() < 1e-9);
         assert!((figures.kernel_ns.unwrap().median - 150.0).abs() < 1e-9);
         assert!((figures.cpu_us.unwrap().median - 1.0).abs() < 1e-9);
+        assert!((figures.user_us.unwrap().median - 0.75).abs() < 1e-9);
+        assert_eq!(share([1, 1], [1, 1]), None);
         assert_eq!((figures.memory, figures.lost), (Some(120_000), Some(2)));
         assert!((figures.calls_ns[0] - 2.0).abs() < 1e-9);
     }

@@ -56,8 +56,9 @@ reason is told.
 Every round measures every contender once, each time beginning with another one, so that a machine that gets
 slower meanwhile is slower for all; `of untraced` is the median of the rounds' ratios. The kernel time is that
 of all programs of a contender, whatever their hooks, for each transition. Its CPU is that of its process, in
-user space and in the kernel, by the process's CPU clock. The first event is the first line about a connection
-on a terminal, counted from the command. Each measurement has network namespaces of its own.")]
+user space and in the kernel, by the process's CPU clock; what of it was in user space is what the kernel samples
+at each tick. The first event is the first line about a connection on a terminal, counted from the command. Each
+measurement has network namespaces of its own.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Option<Verb>,

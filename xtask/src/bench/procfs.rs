@@ -70,6 +70,21 @@ fn program(fdinfo: &str) -> Option<(u32, Runs)> {
     Some((u32::try_from(number("prog_id")?).ok()?, runs))
 }
 
+/// The CPU time of a process in user space and in the kernel, in ticks of the clock (Linux, proc_pid_stat(5), `utime`
+/// and `stime`): a ratio, no more.
+pub(super) fn ticks_of(pid: u32) -> Result<[u64; 2]> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    ticks(&text).with_context(|| format!("{path} tells no CPU time"))
+}
+
+/// The name of the program, in brackets, may have anything in it; what follows has no brackets.
+fn ticks(stat: &str) -> Option<[u64; 2]> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    Some([fields.next()?.parse().ok()?, fields.next()?.parse().ok()?])
+}
+
 /// The memory of a process in bytes: what it has now, and the most that it had, each with what is mapped.
 pub(super) fn memory_of(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/status");
@@ -108,6 +123,13 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpu_time_is_read_behind_any_name() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194304 100 0 0 0 12 34 0 0 20 0 1 0 100 1 1";
+        assert_eq!(ticks(stat), Some([12, 34]));
+        assert_eq!(ticks("7 (cut off"), None);
+    }
 
     #[test]
     fn a_program_is_told_by_its_fdinfo() {

@@ -61,6 +61,7 @@ fn traced(comparison: &Comparison, event: &str) -> Table {
         &rate,
         "of untraced",
         &format!("its CPU us per {event}"),
+        "of it in user space",
         "peak MiB",
         "lost",
         "first event ms",
@@ -73,6 +74,7 @@ fn traced(comparison: &Comparison, event: &str) -> Table {
             spread(figures.rate, 0),
             spread(figures.of_untraced, 3),
             spread(figures.cpu_us, 2),
+            spread(figures.user_us, 2),
             figures.memory.map_or_else(dash, mebibytes),
             match figures.lost {
                 Some(lost) => grouped(&lost.to_string()),
@@ -142,6 +144,7 @@ fn of_figures(figures: &Figures) -> Value {
         "per_second": value(figures.rate),
         "of_untraced": value(figures.of_untraced),
         "cpu_us_per_event": value(figures.cpu_us),
+        "user_us_per_event": value(figures.user_us),
         "peak_memory_bytes": figures.memory,
         "lost_records": figures.lost,
         "calls": calls,

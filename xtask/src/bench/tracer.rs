@@ -104,6 +104,11 @@ impl<'a> Tracer<'a> {
         sys::cpu_time(self.child.id())
     }
 
+    /// The same in ticks, in user space and in the kernel.
+    pub(super) fn ticks(&self) -> Result<[u64; 2]> {
+        procfs::ticks_of(self.child.id())
+    }
+
     pub(super) fn memory(&self) -> Result<Memory> {
         procfs::memory_of(self.child.id())
     }
