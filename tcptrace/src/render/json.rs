@@ -13,6 +13,7 @@ use tcptrace_model::{CallFailed, Finding, HolderFound, SocketCall};
 
 use self::{
     calls::{CallFailedLine, CallLine, WouldSucceedLine},
+    fields::Word,
     lines::{
         ConnectionLine, LostLine, StartLine, StuckLine, SummaryLine, TimeWaitEnteredLine,
         TimeWaitLine, TransitionLine,
@@ -34,7 +35,7 @@ pub struct Json<W> {
 /// What every line begins with.
 #[derive(Serialize)]
 struct Line<'a, T> {
-    kind: &'static str,
+    kind: Word,
     ts_ns: u64,
     time: &'a str,
     #[serde(rename = "")]
@@ -79,7 +80,7 @@ impl<W: Write> Json<W> {
         let time = self.stamps.rfc3339(ts_ns);
         self.buffer.clear();
         let line = Line {
-            kind,
+            kind: Word(kind),
             ts_ns,
             time,
             rest,

@@ -25,6 +25,14 @@ pub(super) fn named(out: &mut Vec<u8>, name: &'static str) {
     }
 }
 
+/// Appends a string in which nothing needs escaping.
+#[inline(always)]
+pub(super) fn word(out: &mut Vec<u8>, word: &'static str) {
+    out.push(b'"');
+    raw(out, word);
+    out.push(b'"');
+}
+
 #[inline(always)]
 pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
@@ -47,14 +55,15 @@ fn escaped(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Appends the digits of a number.
+/// Appends what stands for itself, such as the digits of a number.
 #[inline(always)]
-pub(super) fn digits(out: &mut Vec<u8>, text: &str) {
+pub(super) fn raw(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     let done = match bytes.len() {
         2..4 => put::<2>(out, bytes, false),
         4..8 => put::<4>(out, bytes, false),
         8..16 => put::<8>(out, bytes, false),
+        16..=32 => put::<16>(out, bytes, false),
         _ => false,
     };
     if !done {
@@ -181,14 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn digits_and_names_are_written_whole() {
+    fn digits_words_and_names_are_written_whole() {
         for text in (0..=20).map(|length| "1234567890".repeat(2)[..length].to_owned()) {
             let mut out = Vec::new();
-            digits(&mut out, &text);
+            raw(&mut out, &text);
             assert_eq!(str::from_utf8(&out).unwrap(), text);
         }
         let mut out = Vec::new();
         named(&mut out, "in_state_ns");
-        assert_eq!(out, br#""in_state_ns":"#);
+        word(&mut out, "CLOSE_WAIT");
+        assert_eq!(out, br#""in_state_ns":"CLOSE_WAIT""#);
     }
 }

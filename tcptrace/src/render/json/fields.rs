@@ -16,11 +16,22 @@ use tcptrace_model::{
 
 use crate::render::escape::Escaped;
 
+/// A word of this program's own, in which nothing needs escaping.
+#[derive(Clone, Copy)]
+pub(super) struct Word(pub(super) &'static str);
+
+impl Serialize for Word {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // What any format writes as the name that it is, and ours without looking at it.
+        serializer.serialize_unit_variant("Word", 0, self.0)
+    }
+}
+
 /// What identifies a socket or a minisocket, and who owns it.
 #[derive(Serialize)]
 pub(super) struct SocketFields<'a> {
     netns: Option<u32>,
-    family: &'static str,
+    family: Word,
     laddr: IpAddr,
     lport: u16,
     raddr: IpAddr,
@@ -83,7 +94,7 @@ impl<'a> SocketFields<'a> {
     ) -> Self {
         Self {
             netns,
-            family: if local.is_ipv4() { "ipv4" } else { "ipv6" },
+            family: Word(if local.is_ipv4() { "ipv4" } else { "ipv6" }),
             laddr: local.ip(),
             lport: local.port(),
             raddr: remote.ip(),
@@ -153,7 +164,7 @@ impl<'a> ProcessFields<'a> {
 pub(super) struct OwnerFields<'a> {
     pid: u32,
     comm: Escaped<'a>,
-    source: &'static str,
+    source: Word,
 }
 
 impl<'a> OwnerFields<'a> {
@@ -161,7 +172,7 @@ impl<'a> OwnerFields<'a> {
         Self {
             pid: owner.process.pid,
             comm: Escaped(owner.process.comm.as_bytes()),
-            source: owner.source.name(),
+            source: Word(owner.source.name()),
         }
     }
 }
@@ -275,12 +286,12 @@ impl Serialize for Spans<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Span {
-            state: &'static str,
+            state: Word,
             entered_ns: Option<u64>,
             ns: Option<u64>,
         }
         serializer.collect_seq(self.0.iter().map(|span| Span {
-            state: span.state.name(),
+            state: Word(span.state.name()),
             entered_ns: span.entered_ns,
             ns: span.ns,
         }))

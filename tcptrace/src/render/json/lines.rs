@@ -12,7 +12,7 @@ use super::{
     calls::FailedCounts,
     fields::{
         Counts, CurrentTask, DoubtNames, DurationFields, Options, PeerFields, ProcessFields,
-        ResetFields, SocketFields, Spans,
+        ResetFields, SocketFields, Spans, Word,
     },
 };
 use crate::render::{End, Start, names};
@@ -61,8 +61,8 @@ pub(super) struct TransitionLine<'a> {
     socket: SocketFields<'a>,
     #[serde(rename = "")]
     options: Options,
-    oldstate: &'static str,
-    newstate: &'static str,
+    oldstate: Word,
+    newstate: Word,
     in_state_ns: Option<u64>,
     cpu: u16,
     current: CurrentTask<'a>,
@@ -88,8 +88,8 @@ impl<'a> From<&'a TransitionFinding> for TransitionLine<'a> {
         Self {
             socket: SocketFields::of_socket(socket, owner.as_ref()),
             options: Options::of(socket),
-            oldstate: oldstate.name(),
-            newstate: newstate.name(),
+            oldstate: Word(oldstate.name()),
+            newstate: Word(newstate.name()),
             in_state_ns: *in_state_ns,
             cpu: *cpu,
             current: CurrentTask::of(current),
@@ -105,7 +105,7 @@ pub(super) struct TimeWaitEnteredLine<'a> {
     timeout_ms: u64,
     reuseaddr: Option<bool>,
     reuseport: Option<bool>,
-    certainty: &'static str,
+    certainty: Word,
     doubts: DoubtNames,
 }
 
@@ -127,7 +127,7 @@ impl<'a> From<&'a TimeWaitEntered> for TimeWaitEnteredLine<'a> {
             timeout_ms: timeout_ns / 1_000_000,
             reuseaddr: Some(minisocket.reuseaddr),
             reuseport: Some(minisocket.reuseport),
-            certainty: certainty.name(),
+            certainty: Word(certainty.name()),
             doubts: DoubtNames(*doubts),
         }
     }
@@ -142,12 +142,12 @@ pub(super) struct TimeWaitLine<'a> {
     time_wait_ns: Option<u64>,
     rearmed: u32,
     rearmed_at_least: bool,
-    last_phase: &'static str,
-    end: &'static str,
+    last_phase: Word,
+    end: Word,
     by: Option<ProcessFields<'a>>,
     reuseaddr: Option<bool>,
     reuseport: Option<bool>,
-    certainty: &'static str,
+    certainty: Word,
     doubts: DoubtNames,
 }
 
@@ -177,12 +177,12 @@ impl<'a> From<&'a TimeWait> for TimeWaitLine<'a> {
             time_wait_ns: *time_wait_ns,
             rearmed: *rearmed,
             rearmed_at_least: *rearmed_at_least,
-            last_phase: last_phase.name(),
-            end: end.name(),
+            last_phase: Word(last_phase.name()),
+            end: Word(end.name()),
             by: by.as_ref().map(ProcessFields::of),
             reuseaddr: is_known.then_some(minisocket.reuseaddr),
             reuseport: is_known.then_some(minisocket.reuseport),
-            certainty: certainty.name(),
+            certainty: Word(certainty.name()),
             doubts: DoubtNames(*doubts),
         }
     }
@@ -194,9 +194,9 @@ pub(super) struct ConnectionLine<'a> {
     socket: SocketFields<'a>,
     #[serde(rename = "")]
     options: Options,
-    role: &'static str,
-    close: &'static str,
-    cause: &'static str,
+    role: Word,
+    close: Word,
+    cause: Word,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -214,7 +214,7 @@ pub(super) struct ConnectionLine<'a> {
     never_entered: bool,
     peer: Option<PeerFields<'a>>,
     complete: bool,
-    certainty: &'static str,
+    certainty: Word,
     doubts: DoubtNames,
 }
 
@@ -247,9 +247,9 @@ impl<'a> From<&'a Connection> for ConnectionLine<'a> {
         Self {
             socket: SocketFields::of_socket(socket, owner.as_ref()),
             options: Options::of(socket),
-            role: role.name(),
-            close: close.name(),
-            cause: cause.name(),
+            role: Word(role.name()),
+            close: Word(close.name()),
+            cause: Word(cause.name()),
             signal: *signal,
             exit_status: *exit_status,
             error: names::error(*error),
@@ -268,7 +268,7 @@ impl<'a> From<&'a Connection> for ConnectionLine<'a> {
             never_entered: *never_entered,
             peer: peer.as_ref().map(PeerFields::of),
             complete: *complete,
-            certainty: certainty.name(),
+            certainty: Word(certainty.name()),
             doubts: DoubtNames(*doubts),
         }
     }
@@ -282,8 +282,8 @@ pub(super) struct StuckLine<'a> {
     options: Options,
     state: &'static str,
     for_ns: u64,
-    role: &'static str,
-    certainty: &'static str,
+    role: Word,
+    certainty: Word,
     doubts: DoubtNames,
 }
 
@@ -304,8 +304,8 @@ impl<'a> From<&'a Stuck> for StuckLine<'a> {
             options: Options::of(socket),
             state: state.name(),
             for_ns: *for_ns,
-            role: role.name(),
-            certainty: certainty.name(),
+            role: Word(role.name()),
+            certainty: Word(certainty.name()),
             doubts: DoubtNames(*doubts),
         }
     }

@@ -22,7 +22,7 @@ use serde::{
     },
 };
 
-use super::bytes::{Formatted, digits, named, string};
+use super::bytes::{Formatted, named, raw, string, word};
 
 /// Appends `value` to `out` as JSON, without any space.
 ///
@@ -88,7 +88,7 @@ impl<'a> Writer<'a> {
     #[inline]
     fn integer<I: itoa::Integer>(self, number: I) {
         let mut buffer = itoa::Buffer::new();
-        digits(self.out, buffer.format(number));
+        raw(self.out, buffer.format(number));
     }
 
     /// Numbers with a point are rare: the shortest digits that mean the same number are left to serde_json.
@@ -253,7 +253,8 @@ impl<'a> Serializer for Writer<'a> {
         _index: u32,
         variant: &'static str,
     ) -> Result<(), Refused> {
-        self.serialize_str(variant)
+        word(self.out, variant);
+        Ok(())
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
