@@ -335,7 +335,9 @@ impl Hook {
         match self.place {
             Place::RawTracepoint(name) => {
                 let program: &mut RawTracePoint = program.try_into()?;
-                program.load()?;
+                if program.fd().is_err() {
+                    program.load()?;
+                }
                 Ok(LinkId::RawTracepoint(program.attach(name)?))
             }
             Place::Entry(function) => {
@@ -401,6 +403,18 @@ impl Link {
             .and_then(|fd| fd.try_clone().map_err(Into::into))
             .with_context(|| name.to_owned())?;
         Ok((fd, self.hook.kind))
+    }
+}
+
+/// Lets the kernel check programs of raw tracepoints that will be attached later. One that it refuses is refused
+/// once more then, and told.
+pub(crate) fn load_ahead<'a>(hooks: impl Iterator<Item = &'a Hook>, ebpf: &mut Ebpf) {
+    for hook in hooks {
+        if let Some(program) = ebpf.program_mut(hook.program)
+            && let Ok(program) = <&mut RawTracePoint>::try_from(program)
+        {
+            let _ = program.load();
+        }
     }
 }
 

@@ -128,8 +128,8 @@ struct TimerCodeData(TimerCode);
 unsafe impl Pod for TimerCodeData {}
 
 impl Attached {
-    /// Loads the programs by `loader`, a new one, and attaches them: those of minisockets and RSTs
-    /// first, so that a transition which is seen has everything that belongs to it.
+    /// Loads the programs by `loader`, a new one, and attaches them: those of transitions last, so that one
+    /// which is seen has everything that belongs to it.
     ///
     /// # Errors
     /// [`Failure::Unsupported`] when the kernel refuses what there is no tracing without, or the backend
@@ -144,12 +144,14 @@ impl Attached {
         let log = EbpfLogger::init(&mut ebpf).context("cannot read the program's log")?;
 
         let mut refused = Vec::new();
-        let Minisockets {
-            backend: time_wait,
-            no_fentry,
-            links: minisockets,
-            accept,
-        } = attach_minisockets(&mut ebpf, setup)?;
+        // Timers come as late as they can: they need the kernel's symbols, which it is listing still, and it
+        // can check programs meanwhile.
+        hooks::load_ahead(hooks::TRANSITIONS.iter().chain(&hooks::RESETS), &mut ebpf);
+        let by_functions = attach_functions(&mut ebpf, setup);
+        if let (Backend::Fentry, Err(why)) = (setup.backend, &by_functions) {
+            return Err(unsupported(why));
+        }
+        let accepted = matches!(&by_functions, Ok((_, Some(_))));
         let Watching {
             backend: calls,
             no_fentry: calls_no_fentry,
@@ -157,7 +159,13 @@ impl Attached {
             accept: accepts,
             no_lists,
             in_the_way,
-        } = attach_calls(accept.is_some(), &mut ebpf, setup)?;
+        } = attach_calls(accepted, &mut ebpf, setup)?;
+        let Minisockets {
+            backend: time_wait,
+            no_fentry,
+            links: minisockets,
+            accept,
+        } = attach_minisockets(by_functions, &mut ebpf, setup)?;
         let resets = attach_each(
             hooks::RESETS.into_iter().filter(|hook| match hook.place {
                 Place::RawTracepoint(name) => setup.types.has_tracepoint(name),
@@ -328,16 +336,12 @@ struct Minisockets {
     accept: Option<Link>,
 }
 
-/// Attaches the programs of minisockets: by functions where the kernel allows it, else by timers.
-fn attach_minisockets(ebpf: &mut Ebpf, setup: &Setup<'_>) -> Result<Minisockets, Failure> {
-    let unsupported = |why: &str| {
-        Failure::Unsupported(format!("{why}; let tcptrace choose with: --backend auto"))
-    };
-    let by_functions = if setup.backend == Backend::Timer {
-        Err("--backend timer".to_owned())
-    } else {
-        attach_functions(ebpf, setup)
-    };
+/// The programs of minisockets: those that are attached to functions already, else by timers.
+fn attach_minisockets(
+    by_functions: Result<(Vec<Link>, Option<Link>), String>,
+    ebpf: &mut Ebpf,
+    setup: &Setup<'_>,
+) -> Result<Minisockets, Failure> {
     let why_not = match by_functions {
         Ok((links, accept)) => {
             return Ok(Minisockets {
@@ -347,7 +351,6 @@ fn attach_minisockets(ebpf: &mut Ebpf, setup: &Setup<'_>) -> Result<Minisockets,
                 accept,
             });
         }
-        Err(why) if setup.backend == Backend::Fentry => return Err(unsupported(&why)),
         Err(why) => why,
     };
     let by_timers = attach_timers(ebpf, setup);
@@ -362,6 +365,11 @@ fn attach_minisockets(ebpf: &mut Ebpf, setup: &Setup<'_>) -> Result<Minisockets,
         links,
         accept: None,
     })
+}
+
+/// A backend that was asked for cannot be had.
+fn unsupported(why: &str) -> Failure {
+    Failure::Unsupported(format!("{why}; let tcptrace choose with: --backend auto"))
 }
 
 fn attach_timers(ebpf: &mut Ebpf, setup: &Setup<'_>) -> Result<Vec<Link>, String> {
@@ -379,6 +387,9 @@ fn attach_functions(
     ebpf: &mut Ebpf,
     setup: &Setup<'_>,
 ) -> Result<(Vec<Link>, Option<Link>), String> {
+    if setup.backend == Backend::Timer {
+        return Err("--backend timer".to_owned());
+    }
     let hooks = hooks::functions(setup.types)?;
     let btf = setup.btf.as_ref().map_err(Clone::clone)?;
     let links =
