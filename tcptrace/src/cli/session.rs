@@ -33,7 +33,7 @@ use super::{
 use crate::{
     bpf::filters::{Family, Filters, NetnsFilter},
     failure::Failure,
-    host::{cgroup, clock, cpus, netns::Namespace, process},
+    host::{cgroup, clock, cpus, netns::Namespace, priority, process},
     record::{Ending, Opening, Step},
     render::{Start, notice, time},
     source::{
@@ -176,6 +176,7 @@ impl Session {
             slows_system_calls: _,
         } = begun;
         let start_ns = opening.start.ts_ns;
+        priority::prefer();
         match runtime.block_on(self.trace(live, signals, &opening.start, duration)) {
             Ok(()) => {}
             // Whoever read the output has seen enough.

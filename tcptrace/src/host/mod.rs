@@ -12,6 +12,7 @@ pub mod netns;
 pub(crate) mod open_files;
 pub mod port_sockets;
 pub mod port_use;
+pub(crate) mod priority;
 pub mod process;
 pub mod snapshot;
 pub mod sock_destroy;
