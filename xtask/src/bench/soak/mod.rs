@@ -104,7 +104,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let progress = Progress::default();
     let findings = thread::scope(|scope| {
         let child = command.spawn().context("cannot start tcptrace")?;
-        let reader = scope.spawn(|| output::read(file.path(), &progress));
+        let reader = scope.spawn(|| {
+            // What the tracer writes must be read as fast, on CPUs that the drivers want, too.
+            sys::before_others().context("cannot have the CPU before the drivers")?;
+            output::read(file.path(), &progress)
+        });
         let mut tracer = Soaked {
             child,
             progress: &progress,
