@@ -99,18 +99,7 @@ impl Stamps {
 /// `950ns`, `12.345us`, `1.500ms`, `60.012s`, `1h02m03s`.
 #[must_use]
 pub fn duration(ns: u64) -> String {
-    // By hand: nearly every line has one.
-    let thousandths = |unit: u64, name: &str| {
-        let (whole, rest) = (ns / unit, ns % unit * 1000 / unit);
-        let mut digits = itoa::Buffer::new();
-        let mut text = String::with_capacity("999.999ms".len());
-        text.push_str(digits.format(whole));
-        text.push('.');
-        // The leading digit keeps the zeros.
-        text.push_str(&digits.format(1000 + rest)[1..]);
-        text.push_str(name);
-        text
-    };
+    let thousandths = |unit, name| with_decimals(ns, unit, 3, name);
     match ns {
         0..1_000 => format!("{ns}ns"),
         1_000..1_000_000 => thousandths(1_000, "us"),
@@ -127,14 +116,13 @@ pub fn duration(ns: u64) -> String {
 /// A duration in three digits, for prose: `950ns`, `12.3us`, `1.50ms`, `60.0s`, `1h02m03s`.
 #[must_use]
 pub fn brief(ns: u64) -> String {
-    let digits = |unit: u64, name: &str| {
-        let whole = ns / unit;
-        let hundredths = ns % unit * 100 / unit;
-        match whole {
-            0..10 => format!("{whole}.{hundredths:02}{name}"),
-            10..100 => format!("{whole}.{}{name}", hundredths / 10),
-            _ => format!("{whole}{name}"),
-        }
+    let digits = |unit, name| {
+        let decimals = match ns / unit {
+            0..10 => 2,
+            10..100 => 1,
+            _ => 0,
+        };
+        with_decimals(ns, unit, decimals, name)
     };
     match ns {
         1_000..1_000_000 => digits(1_000, "us"),
@@ -142,6 +130,21 @@ pub fn brief(ns: u64) -> String {
         1_000_000_000..1_000_000_000_000 => digits(1_000_000_000, "s"),
         _ => duration(ns),
     }
+}
+
+/// So many units of `unit` ns, with that many decimals and the unit's name. By hand: nearly every line has one.
+fn with_decimals(ns: u64, unit: u64, decimals: u32, name: &str) -> String {
+    let power = 10u64.pow(decimals);
+    let mut digits = itoa::Buffer::new();
+    let mut text = String::with_capacity("999.999ms".len());
+    text.push_str(digits.format(ns / unit));
+    if decimals > 0 {
+        text.push('.');
+        // The leading digit keeps the zeros.
+        text.push_str(&digits.format(power + ns % unit * power / unit)[1..]);
+    }
+    text.push_str(name);
+    text
 }
 
 #[cfg(test)]

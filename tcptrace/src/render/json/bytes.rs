@@ -7,6 +7,9 @@
 
 use std::fmt;
 
+/// Twice as many as are copied at a time.
+const FEW: usize = 32;
+
 /// Appends the name of a member, and what follows it. Where the name is a constant, so is the number of bytes, and
 /// they are stored without a call; `extend_from_slice` is not always inlined.
 #[inline(always)]
@@ -42,32 +45,39 @@ pub(super) fn string(out: &mut Vec<u8>, text: &str) {
 
 #[inline(always)]
 fn escaped(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let done = match bytes.len() {
-        2..4 => put::<2>(out, bytes, true),
-        4..8 => put::<4>(out, bytes, true),
-        8..16 => put::<8>(out, bytes, true),
-        16..=32 => put::<16>(out, bytes, true),
-        _ => false,
-    };
-    if !done {
-        escaped_each(out, text);
+    if !put_few(out, text.as_bytes(), true) {
+        escaped_pieces(out, text.as_bytes());
+    }
+}
+
+/// What is long, or not plain: nearly all of its pieces are.
+#[cold]
+fn escaped_pieces(out: &mut Vec<u8>, bytes: &[u8]) {
+    for piece in bytes.chunks(FEW) {
+        if !put_few(out, piece, true) {
+            escaped_each(out, piece);
+        }
     }
 }
 
 /// Appends what stands for itself, such as the digits of a number.
 #[inline(always)]
 pub(super) fn raw(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let done = match bytes.len() {
-        2..4 => put::<2>(out, bytes, false),
-        4..8 => put::<4>(out, bytes, false),
-        8..16 => put::<8>(out, bytes, false),
-        16..=32 => put::<16>(out, bytes, false),
+    if !put_few(out, text.as_bytes(), false) {
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// Appends [`FEW`] bytes at most. Does nothing and says so if there are more, or one or none, or if they are to be
+/// `plain`, and are not.
+#[inline(always)]
+fn put_few(out: &mut Vec<u8>, bytes: &[u8], plain: bool) -> bool {
+    match bytes.len() {
+        2..4 => put::<2>(out, bytes, plain),
+        4..8 => put::<4>(out, bytes, plain),
+        8..16 => put::<8>(out, bytes, plain),
+        16..=FEW => put::<16>(out, bytes, plain),
         _ => false,
-    };
-    if !done {
-        out.extend_from_slice(bytes);
     }
 }
 
@@ -131,9 +141,8 @@ const fn below(word: u64, limit: u8) -> u64 {
     word.wrapping_sub(each(limit)) & !word & each(0x80)
 }
 
-#[cold]
-fn escaped_each(out: &mut Vec<u8>, text: &str) {
-    for byte in text.bytes() {
+fn escaped_each(out: &mut Vec<u8>, bytes: &[u8]) {
+    for &byte in bytes {
         let short = match byte {
             b'"' | b'\\' => byte,
             b'\x08' => b'b',

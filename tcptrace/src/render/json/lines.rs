@@ -11,8 +11,8 @@ use tcptrace_model::{
 use super::{
     calls::FailedCounts,
     fields::{
-        Counts, CurrentTask, DoubtNames, DurationFields, Options, PeerFields, ProcessFields,
-        ResetFields, SocketFields, Spans, Word,
+        Counts, DoubtNames, DurationFields, Options, PeerFields, ProcessFields, ResetFields,
+        SocketFields, Spans, Word,
     },
 };
 use crate::render::{End, Start, names};
@@ -56,43 +56,36 @@ impl<'a> From<&'a Start> for StartLine<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct TransitionLine<'a> {
-    #[serde(rename = "")]
-    socket: SocketFields<'a>,
-    #[serde(rename = "")]
-    options: Options,
+pub(super) struct TransitionLine {
     oldstate: Word,
     newstate: Word,
     in_state_ns: Option<u64>,
     cpu: u16,
-    current: CurrentTask<'a>,
 }
 
-impl<'a> From<&'a TransitionFinding> for TransitionLine<'a> {
-    fn from(finding: &'a TransitionFinding) -> Self {
+/// The rest of its line has been written before.
+impl From<&TransitionFinding> for TransitionLine {
+    fn from(finding: &TransitionFinding) -> Self {
         let TransitionFinding {
             transition,
             in_state_ns,
-            owner,
+            owner: _,
             minisocket: _,
         } = finding;
         let Transition {
             ts_ns: _,
-            socket,
+            socket: _,
             oldstate,
             newstate,
-            current,
+            current: _,
             cpu,
             evidence: _,
         } = transition;
         Self {
-            socket: SocketFields::of_socket(socket, owner.as_ref()),
-            options: Options::of(socket),
             oldstate: Word(oldstate.name()),
             newstate: Word(newstate.name()),
             in_state_ns: *in_state_ns,
             cpu: *cpu,
-            current: CurrentTask::of(current),
         }
     }
 }
@@ -190,10 +183,6 @@ impl<'a> From<&'a TimeWait> for TimeWaitLine<'a> {
 
 #[derive(Serialize)]
 pub(super) struct ConnectionLine<'a> {
-    #[serde(rename = "")]
-    socket: SocketFields<'a>,
-    #[serde(rename = "")]
-    options: Options,
     role: Word,
     close: Word,
     cause: Word,
@@ -218,13 +207,14 @@ pub(super) struct ConnectionLine<'a> {
     doubts: DoubtNames,
 }
 
+/// The rest of its line has been written before.
 impl<'a> From<&'a Connection> for ConnectionLine<'a> {
     fn from(connection: &'a Connection) -> Self {
         let Connection {
             ts_ns: _,
-            socket,
+            socket: _,
             role,
-            owner,
+            owner: _,
             closed_by,
             close,
             cause,
@@ -245,8 +235,6 @@ impl<'a> From<&'a Connection> for ConnectionLine<'a> {
         } = connection;
         let reset = reset.as_ref().map(ResetFields::of);
         Self {
-            socket: SocketFields::of_socket(socket, owner.as_ref()),
-            options: Options::of(socket),
             role: Word(role.name()),
             close: Word(close.name()),
             cause: Word(cause.name()),

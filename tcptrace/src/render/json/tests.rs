@@ -14,7 +14,7 @@ use crate::render::text::samples;
 fn written(write: impl FnOnce(&mut Json<Vec<u8>>) -> io::Result<()>) -> String {
     let mut json = Json::new(Vec::new(), 1_000_000_000_000_000_000);
     write(&mut json).unwrap();
-    String::from_utf8(json.out).unwrap()
+    String::from_utf8(json.lines.out).unwrap()
 }
 
 #[test]

@@ -27,8 +27,8 @@ const STATE_WIDTH: usize = 11;
 const IN_STATE_WIDTH: usize = 9;
 /// `TASK_COMM_LEN` without the closing NUL.
 const COMM_WIDTH: usize = 15;
-/// As many as any column that is aligned to the right is wide.
-const SPACES: &str = "           ";
+/// As many as a column is wide, and the space behind it.
+const SPACES: &str = "                      ";
 /// A gap narrower than this is not worth wrapping for.
 const MIN_WRAP_WIDTH: usize = 40;
 
@@ -109,11 +109,11 @@ impl Columns {
     /// What stands before every line.
     pub(super) fn times(&self, line: &mut String, ts_ns: u64) {
         if self.layout.time {
-            push(line, self.clock.time_of_day(ts_ns), 12);
+            push_value(line, self.clock.time_of_day(ts_ns), 12);
         }
         if self.layout.timestamp {
             let since_start_ns = ts_ns.saturating_sub(self.start_ns);
-            push_right(line, Seconds(since_start_ns), 11);
+            push_value_right(line, Seconds(since_start_ns), 11);
         }
     }
 
@@ -227,8 +227,8 @@ impl Columns {
         line.push_str("-> ");
         self.push_state(line, row.newstate, style_of(row.colour));
         if self.layout.wide {
-            push(line, Endpoint(row.local), ENDPOINT_WIDTH);
-            push(line, Endpoint(row.remote), ENDPOINT_WIDTH);
+            push_endpoint(line, Endpoint(row.local));
+            push_endpoint(line, Endpoint(row.remote));
             row.wide.push_to(line);
             line.push_str(row.why);
         } else {
@@ -245,7 +245,7 @@ impl Columns {
         } else {
             line.push_str(state);
         }
-        line.extend(std::iter::repeat_n(' ', padding));
+        pad(line, padding);
     }
 
     /// Both addresses and what there is to say: beside each other where they fit the terminal, else
@@ -257,16 +257,15 @@ impl Columns {
         let fits = |columns: usize| width.is_none_or(|width| indent + columns <= width);
         let begin = line.len();
         let (local, remote) = (Endpoint(local), Endpoint(remote));
-        push(line, local, ENDPOINT_WIDTH);
+        push_endpoint(line, local);
         if why.is_empty() {
             // The common case, without a String of its own.
-            // Writing to a String cannot fail.
-            let _ = write!(line, "{remote}");
+            remote.push_to(line);
             if fits(line.len() - begin) {
                 return;
             }
         } else {
-            push(line, remote, ENDPOINT_WIDTH);
+            push_endpoint(line, remote);
             if fits(line.len() - begin + why.len()) {
                 line.push_str(why);
                 return;
@@ -276,6 +275,7 @@ impl Columns {
         let (local, remote) = (local.to_string(), remote.to_string());
         let longest = local.len().max(remote.len());
         if !why.is_empty() && fits(local.len() + 1 + remote.len() + 1 + why.len()) {
+            // Writing to a String cannot fail.
             let _ = write!(line, "{local} {remote} {why}");
             return;
         }
@@ -341,19 +341,19 @@ impl Wide<'_> {
             (false, true) => "P",
             (true, true) => "RP",
         };
-        push_right(line, OrDash(self.current.map(|task| task.pid)), 7);
-        push(
+        push_value_right(line, OrDash(self.current.map(|task| task.pid)), 7);
+        push_value(
             line,
             OrDash(self.current.map(|task| Escaped(task.comm.as_bytes()))),
             COMM_WIDTH,
         );
-        push_right(line, OrDash(self.uid), 6);
+        push_value_right(line, OrDash(self.uid), 6);
         push(line, options, 3);
-        push_right(line, OrDash(self.netns), 10);
-        push_right(line, OrDash(self.cgroup_id), 8);
-        push_right(line, OrDash(self.cpu), 3);
-        push(line, format_args!("{:#x}", self.address), 18);
-        push(line, OrDash(self.cookie), 6);
+        push_value_right(line, OrDash(self.netns), 10);
+        push_value_right(line, OrDash(self.cgroup_id), 8);
+        push_value_right(line, OrDash(self.cpu), 3);
+        push_value(line, format_args!("{:#x}", self.address), 18);
+        push_value(line, OrDash(self.cookie), 6);
     }
 }
 
@@ -384,7 +384,7 @@ pub(super) fn style_of(state: TcpState) -> Style {
 fn push_in_state(line: &mut String, in_state: Option<(u64, Certainty)>) {
     match in_state {
         None => push_right(line, "-", IN_STATE_WIDTH),
-        Some((ns, Certainty::Exact)) => push_right(line, time::duration(ns), IN_STATE_WIDTH),
+        Some((ns, Certainty::Exact)) => push_right(line, &time::duration(ns), IN_STATE_WIDTH),
         Some((ns, Certainty::Inferred | Certainty::Unknown)) => {
             let full = time::duration(ns);
             let text = if full.len() < IN_STATE_WIDTH {
@@ -392,7 +392,7 @@ fn push_in_state(line: &mut String, in_state: Option<(u64, Certainty)>) {
             } else {
                 time::brief(ns)
             };
-            push_right(line, format_args!("~{text}"), IN_STATE_WIDTH);
+            push_right(line, &format!("~{text}"), IN_STATE_WIDTH);
         }
     }
 }
@@ -430,25 +430,49 @@ fn end_line(line: &mut String) {
     line.push('\n');
 }
 
-/// `value` and a space, padded to `width`. Longer text stays whole: nothing is cut.
-fn push(line: &mut String, value: impl Display, width: usize) {
+/// `text` and a space, padded to `width`. Longer text stays whole: nothing is cut.
+fn push(line: &mut String, text: &str, width: usize) {
     let begin = line.len();
-    // Writing to a String cannot fail.
-    let _ = write!(line, "{value}");
-    let written = line[begin..].chars().count();
-    line.extend(std::iter::repeat_n(' ', width.saturating_sub(written) + 1));
+    line.push_str(text);
+    pad_from(line, begin, width);
 }
 
-fn push_right(line: &mut String, value: impl Display, width: usize) {
+/// The same with what is to be formatted.
+fn push_value(line: &mut String, value: impl Display, width: usize) {
     let begin = line.len();
     // Writing to a String cannot fail.
     let _ = write!(line, "{value}");
+    pad_from(line, begin, width);
+}
+
+fn push_endpoint(line: &mut String, endpoint: Endpoint) {
+    let begin = line.len();
+    endpoint.push_to(line);
+    pad_from(line, begin, ENDPOINT_WIDTH);
+}
+
+/// Pads what was written from `begin` on.
+fn pad_from(line: &mut String, begin: usize, width: usize) {
     let written = line[begin..].chars().count();
-    let missing = width.saturating_sub(written);
-    // As a rule in one piece: each moves what has been written.
-    line.insert_str(begin, &SPACES[..missing.min(SPACES.len())]);
-    for _ in SPACES.len()..missing {
-        line.insert(begin, ' ');
-    }
-    line.push(' ');
+    pad(line, width.saturating_sub(written) + 1);
+}
+
+fn pad(line: &mut String, spaces: usize) {
+    line.push_str(&SPACES[..spaces.min(SPACES.len())]);
+    // No column is so wide.
+    line.extend(std::iter::repeat_n(
+        ' ',
+        spaces.saturating_sub(SPACES.len()),
+    ));
+}
+
+/// `text` and a space, aligned to the right.
+fn push_right(line: &mut String, text: &str, width: usize) {
+    pad(line, width.saturating_sub(text.chars().count()));
+    push(line, text, 0);
+}
+
+/// The same with what is to be formatted.
+fn push_value_right(line: &mut String, value: impl Display, width: usize) {
+    push_right(line, &value.to_string(), width);
 }

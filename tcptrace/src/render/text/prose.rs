@@ -55,7 +55,12 @@ pub(super) fn paragraph(out: &mut String, layout: &Layout, mark: Mark, heading: 
     let column = wrap(out, layout, indent, indent, heading);
     let _ = write!(out, "{bold:#} ");
     // Two spaces set the heading off, unless the next word does not fit there.
-    wrap(out, layout, column + 1, indent, &format!(" {body}"));
+    if layout.width.is_none() {
+        out.push(' ');
+        out.push_str(body);
+    } else {
+        wrap(out, layout, column + 1, indent, &format!(" {body}"));
+    }
     out.truncate(out.trim_end_matches(' ').len());
     out.push('\n');
 }
@@ -141,11 +146,14 @@ pub(super) fn wrap(
     indent: usize,
     text: &str,
 ) -> usize {
-    let width = layout.width.filter(|width| *width >= MIN_WIDTH);
+    let Some(width) = layout.width.filter(|width| *width >= MIN_WIDTH) else {
+        out.push_str(text);
+        return column + text.chars().count();
+    };
     for (index, word) in text.split(' ').enumerate() {
         let length = word.chars().count();
         let space = usize::from(index > 0);
-        if width.is_some_and(|width| column + space + length > width) && column > indent {
+        if column + space + length > width && column > indent {
             out.truncate(out.trim_end_matches(' ').len());
             out.push('\n');
             out.extend(std::iter::repeat_n(' ', indent));

@@ -42,7 +42,7 @@ impl Side<'_> {
     /// The name with the owner: `client curl[812]`.
     pub(super) fn full_name(&self) -> String {
         match self.owner {
-            Some(owner) => format!("{} {}", self.name(), words::owner(owner)),
+            Some(owner) => [self.name(), words::owner(owner)].join(" "),
             None => self.name(),
         }
     }
@@ -50,7 +50,9 @@ impl Side<'_> {
     /// Where it is: `the client, 127.0.0.1:40000`.
     pub(super) fn place(&self) -> String {
         match self.role {
-            Role::Client | Role::Server => format!("the {}, {}", self.role.name(), self.address),
+            Role::Client | Role::Server => {
+                format!("the {}, {}", self.role.name(), Endpoint(self.address))
+            }
             Role::Unknown => self.address.to_string(),
         }
     }

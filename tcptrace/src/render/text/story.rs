@@ -112,7 +112,7 @@ fn closing(sides: &Sides<'_>) -> String {
                 None => String::new(),
             };
             clauses.push(joined(
-                &format!("{} closed first", side.full_name()),
+                &[&side.full_name(), "closed first"].join(" "),
                 &cause,
             ));
         }
@@ -127,7 +127,9 @@ fn closing(sides: &Sides<'_>) -> String {
     if let Some(clause) = fin_of_untraced(sides, closer) {
         clauses.push(clause);
     }
-    format!("{}.", clauses.join("; "))
+    let mut sentence = clauses.join("; ");
+    sentence.push('.');
+    sentence
 }
 
 /// Both closed at once, each in its way.
@@ -364,7 +366,7 @@ fn joined(first: &str, second: &str) -> String {
     if second.is_empty() {
         first.to_owned()
     } else {
-        format!("{first} {second}")
+        [first, second].join(" ")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use tcptrace_model::{
-    CloseCause, CloseSequence, Connection, Doubt, Doubts, Owner, OwnerSource, Phase, Process,
+    CloseCause, CloseSequence, Comm, Connection, Doubt, Doubts, Owner, OwnerSource, Phase, Process,
     ResetReason, Task, TcpState, TimeWait, TimeWaitEnd,
 };
 
@@ -22,13 +22,24 @@ const LONG_FIN_WAIT2_NS: u64 = 1_000_000_000;
 /// `curl[812]`
 pub(super) fn process(process: &Process) -> String {
     let Process { pid, comm } = process;
-    format!("{}[{pid}]", Escaped(comm.as_bytes()))
+    numbered(comm, *pid)
 }
 
 /// The process of a task that called, by the name of the thread: `curl[812]`.
 pub(super) fn task(task: &Task) -> String {
     let Task { pid, tid: _, comm } = task;
-    format!("{}[{pid}]", Escaped(comm.as_bytes()))
+    numbered(comm, *pid)
+}
+
+/// In one piece: each story names several.
+fn numbered(comm: &Comm, pid: u32) -> String {
+    let mut text = String::with_capacity("a name of fifteen[4294967295]".len());
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{}", Escaped(comm.as_bytes()));
+    text.push('[');
+    text.push_str(itoa::Buffer::new().format(pid));
+    text.push(']');
+    text
 }
 
 /// `nginx[77] (owner of the listener)`: with the source where the process did not itself open the
@@ -54,17 +65,17 @@ pub(super) fn cause(connection: &Connection) -> String {
         Some(closer) => format!("with {call}, called by {}", process(closer)),
         None => format!("with {call}"),
     };
-    let ended = other.as_ref().map_or("its process".to_owned(), process);
+    let ended = || other.as_ref().map_or("its process".to_owned(), process);
     match connection.cause {
         CloseCause::Close => called("close()"),
         CloseCause::Shutdown => called("shutdown()"),
         CloseCause::Exit => match connection.exit_status {
-            Some(status) => format!("because {ended} exited (status {status})"),
-            None => format!("because {ended} exited"),
+            Some(status) => format!("because {} exited (status {status})", ended()),
+            None => format!("because {} exited", ended()),
         },
         CloseCause::Signal => match connection.signal {
-            Some(number) => format!("because {} ended {ended}", signal(number)),
-            None => format!("because a signal ended {ended}"),
+            Some(number) => format!("because {} ended {}", signal(number), ended()),
+            None => format!("because a signal ended {}", ended()),
         },
         CloseCause::LingerReset => called("close() and SO_LINGER 0"),
         CloseCause::UnreadDataReset => called("close() and data unread"),
