@@ -48,8 +48,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(40);
 /// How often the model is told the time.
 const TICK_EVERY: Duration = Duration::from_secs(1);
-/// Bytes of the buffer for each CPU, from 2 to 16 of them.
-const BUFFER_BYTES_PER_CPU: u32 = 4 << 20;
+/// Bytes of the buffer for each CPU, from 2 to 8 of them. A quarter of that ran over where a guest lost its CPU for a
+/// moment at full churn (docs/performance.md).
+const BUFFER_BYTES_PER_CPU: u32 = 16 << 20;
 /// Records handled before signals and the clock get their turn.
 const BATCH: usize = 16_384;
 /// Records after which it is looked how long ago they were made.
@@ -344,14 +345,13 @@ pub(super) fn with_stuck_after(settings: Settings, run: &RunArgs) -> Settings {
     }
 }
 
-/// Bytes of the buffer where none were asked for: what all CPUs can fill until the reader looks again, several times
-/// over.
+/// Bytes of the buffer where none were asked for.
 pub(super) fn default_buffer_bytes() -> u32 {
     buffer_bytes_for(cpus::online())
 }
 
 fn buffer_bytes_for(cpus: u32) -> u32 {
-    cpus.clamp(2, 16).next_power_of_two() * BUFFER_BYTES_PER_CPU
+    cpus.clamp(2, 8).next_power_of_two() * BUFFER_BYTES_PER_CPU
 }
 
 /// Which backend serves which need, in words.
@@ -474,15 +474,7 @@ mod tests {
 
     #[test]
     fn the_buffer_grows_with_the_number_of_cpus_to_a_limit() {
-        for (cpus, mebibytes) in [
-            (0, 8),
-            (1, 8),
-            (2, 8),
-            (3, 16),
-            (8, 32),
-            (16, 64),
-            (511, 64),
-        ] {
+        for (cpus, mebibytes) in [(0, 32), (1, 32), (2, 32), (3, 64), (8, 128), (511, 128)] {
             assert_eq!(buffer_bytes_for(cpus), mebibytes << 20, "{cpus}");
         }
     }

@@ -36,8 +36,8 @@ pub(in crate::cli) struct LiveArgs {
     #[arg(short, long, value_name = "TIME", value_parser = words::duration)]
     pub(in crate::cli) duration: Option<Duration>,
 
-    /// Size of the buffer between kernel and tracer: a power of two, from 4K to 1G [default: 4M for each CPU,
-    /// from 8M to 64M]
+    /// Size of the buffer between kernel and tracer: a power of two, from 4K to 1G [default: 16M for each
+    /// CPU, from 32M to 128M]
     #[arg(long, value_name = "SIZE", value_parser = words::buffer_size)]
     pub(in crate::cli) buffer_size: Option<u32>,
 
