@@ -1,5 +1,6 @@
-//! Owns the program that does nothing but call the helpers that a record of a state change cannot do without: what
-//! the kernel charges for them is the limit of any program that tells as much.
+//! Owns the program that does nothing but call the helpers that a record of a state change cannot do without, even
+//! where a program reads the kernel's memory by itself (Linux 6.17): what the kernel charges for them is the limit of
+//! any program that tells as much.
 
 use std::{
     io,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tcptrace_common::{CommonWindow, OwnerWindow, TransitionRecord};
+use tcptrace_common::TransitionRecord;
 
 use super::floor::{bpf, new_descriptor};
 
@@ -22,9 +23,7 @@ use super::floor::{bpf, new_descriptor};
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 /// Helpers of `___BPF_FUNC_MAPPER` there.
-const GET_CURRENT_PID_TGID: i32 = 14;
-const GET_CURRENT_COMM: i32 = 16;
-const PROBE_READ_KERNEL: i32 = 113;
+const GET_CURRENT_TASK: i32 = 35;
 const KTIME_GET_BOOT_NS: i32 = 125;
 const RINGBUF_RESERVE: i32 = 131;
 const RINGBUF_SUBMIT: i32 = 132;
@@ -35,8 +34,6 @@ const NO_WAKEUP: i32 = 1;
 const BUFFER_BYTES: u32 = 16 << 20;
 const EMPTIED_EVERY: Duration = Duration::from_millis(2);
 const PAGE: usize = 4096;
-/// Bytes of a task's name.
-const COMM: i32 = 16;
 
 /// The buffer that the program fills, and who empties it.
 pub(super) struct Ring {
@@ -78,26 +75,9 @@ impl Ring {
         })
     }
 
-    /// The program: two reads of the socket, the clock, the task, its name, a record that wakes nobody.
+    /// The program: the clock, the task, a record that wakes nobody.
     pub(super) fn program(&self) -> Vec<u64> {
-        let sizes = [CommonWindow::BYTES, OwnerWindow::BYTES].map(number);
-        let largest = sizes.into_iter().max().unwrap_or_default().max(COMM);
-        let stack = -((largest + 7) & !7);
-        let mut program = Vec::new();
-        // r6 = the socket
-        program.push(instruction(0x79, 6, 1, 0, 0));
-        for (size, from) in sizes.into_iter().zip([0, sizes[0]]) {
-            program.extend(stack_address(1, stack));
-            program.extend([
-                set(2, size),
-                instruction(0xbf, 3, 6, 0, 0),
-                instruction(0x07, 3, 0, 0, from),
-                call(PROBE_READ_KERNEL),
-            ]);
-        }
-        program.extend([call(KTIME_GET_BOOT_NS), call(GET_CURRENT_PID_TGID)]);
-        program.extend(stack_address(1, stack));
-        program.extend([set(2, COMM), call(GET_CURRENT_COMM)]);
+        let mut program = vec![call(KTIME_GET_BOOT_NS), call(GET_CURRENT_TASK)];
         program.extend(self.address(1));
         program.extend([set(2, 0), call(RINGBUF_QUERY)]);
         program.extend(self.address(1));
@@ -189,7 +169,7 @@ impl Drop for Positions {
     }
 }
 
-/// Sizes of records and windows, all below a page.
+/// The size of a record, below a page.
 fn number(bytes: usize) -> i32 {
     i32::try_from(bytes).unwrap_or(i32::MAX)
 }
@@ -208,14 +188,6 @@ fn set(register: u8, value: i32) -> u64 {
 
 fn call(helper: i32) -> u64 {
     instruction(0x85, 0, 0, 0, helper)
-}
-
-/// `register = r10 + offset`
-fn stack_address(register: u8, offset: i32) -> [u64; 2] {
-    [
-        instruction(0xbf, register, 10, 0, 0),
-        instruction(0x07, register, 0, 0, offset),
-    ]
 }
 
 #[cfg(test)]
