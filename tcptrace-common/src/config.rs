@@ -105,6 +105,12 @@ pub struct Offsets {
     pub task_flags: u32,
     /// `task_struct.exit_code` (int)
     pub task_exit_code: u32,
+    /// `task_struct.pid` (pid_t, in the initial PID namespace)
+    pub task_pid: u32,
+    /// `task_struct.tgid` (pid_t, in the initial PID namespace)
+    pub task_tgid: u32,
+    /// `task_struct.comm` (16 bytes)
+    pub task_comm: u32,
     /// `inet_timewait_sock.tw_substate` (u8)
     pub tw_substate: u32,
     /// `inet_timewait_sock.tw_timer` (`struct timer_list`)
@@ -170,6 +176,9 @@ impl Offsets {
         linger2: 0,
         task_flags: 0,
         task_exit_code: 0,
+        task_pid: 0,
+        task_tgid: 0,
+        task_comm: 0,
         tw_substate: 0,
         tw_timer: 0,
         tw_entry_stamp: Self::ABSENT,
@@ -237,8 +246,8 @@ pub struct Config {
     pub reset_reason: u32,
     /// Where the fields lie that the programs on bind(), listen() and connect() read.
     pub calls: CallOffsets,
-    /// Always 0.
-    pub padding: u32,
+    /// 1 where programs may read the kernel's memory without a helper (6.17).
+    pub direct_reads: u32,
 }
 
 impl Config {
@@ -256,7 +265,7 @@ impl Config {
         wakeup_bytes: 1,
         reset_reason: 0,
         calls: CallOffsets::UNSET,
-        padding: 0,
+        direct_reads: 0,
     };
 }
 
@@ -324,14 +333,14 @@ pub enum PortSet {
 
 const _: () = {
     assert!(size_of::<ListenerKey>() == 24);
-    assert!(size_of::<Offsets>() == 45 * 4);
-    assert!(offset_of!(Config, filters) == 180);
-    assert!(offset_of!(Config, cgroup_id) == 200);
-    assert!(offset_of!(Config, self_check_ipv4) == 208);
-    assert!(offset_of!(Config, wakeup_bytes) == 224);
-    assert!(offset_of!(Config, calls) == 232);
-    assert!(offset_of!(Config, padding) == 348);
-    assert!(size_of::<Config>() == 352);
+    assert!(size_of::<Offsets>() == 48 * 4);
+    assert!(offset_of!(Config, filters) == 192);
+    assert!(offset_of!(Config, cgroup_id) == 216);
+    assert!(offset_of!(Config, self_check_ipv4) == 224);
+    assert!(offset_of!(Config, wakeup_bytes) == 240);
+    assert!(offset_of!(Config, calls) == 248);
+    assert!(offset_of!(Config, direct_reads) == 364);
+    assert!(size_of::<Config>() == 368);
     assert!(size_of::<TimerCode>() == 40);
     assert!(size_of::<CheckedConnections>() == 8);
     assert!(CommonWindow::BYTES.is_multiple_of(8));

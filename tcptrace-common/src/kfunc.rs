@@ -9,3 +9,5 @@ pub const PREEMPT_ENABLE: u32 = 0x7463_7002;
 pub const LOCAL_IRQ_SAVE: u32 = 0x7463_7003;
 /// For `void bpf_local_irq_restore(unsigned long *)`.
 pub const LOCAL_IRQ_RESTORE: u32 = 0x7463_7004;
+/// For `void *bpf_rdonly_cast(const void *, u32)`.
+pub const RDONLY_CAST: u32 = 0x7463_7005;

@@ -16,7 +16,7 @@ use core::{
     mem::{MaybeUninit, size_of},
 };
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_jiffies64, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
 use tcptrace_common::{
     BucketOffsets, HolderLimit, HolderRecord, Offsets, RecordKind, TcpState, socket_flag,
 };
@@ -24,6 +24,7 @@ use tcptrace_common::{
 use crate::{
     emit,
     kernel::{self, LocalSide, SockCommon, config},
+    task,
 };
 
 /// Set by user space before loading, like [`crate::maps::CONFIG`]; read-only for the programs.
@@ -120,8 +121,7 @@ pub(crate) fn current_net() -> Option<u64> {
     if !is_known() {
         return None;
     }
-    // SAFETY: the helper takes nothing.
-    let task = unsafe { bpf_get_current_task() };
+    let task = task::current();
     let proxy = kernel::read::<u64>(task, bucket!(task_nsproxy))?;
     kernel::read(proxy, bucket!(nsproxy_net))
 }
@@ -439,8 +439,8 @@ fn fill(record: *mut HolderRecord, asker: u64, sk: u64, common: &SockCommon) {
         (*record).asker = asker;
         (*record).sk = sk;
         (*record).cookie = cookie;
-        kernel::store_address(&raw mut (*record).laddr, laddr);
-        kernel::store_address(&raw mut (*record).raddr, raddr);
+        kernel::store_words(&raw mut (*record).laddr, laddr);
+        kernel::store_words(&raw mut (*record).raddr, raddr);
         (*record).netns = netns;
         (*record).uid = own.uid;
         (*record).device = device;

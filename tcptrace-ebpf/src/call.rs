@@ -3,11 +3,10 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
-    generated::{bpf_get_current_comm, bpf_probe_read_kernel, bpf_probe_read_user},
+    generated::{bpf_probe_read_kernel, bpf_probe_read_user},
 };
 use tcptrace_common::{
-    AF_INET, AF_INET6, CallRecord, RecordKind, SOCKADDR_BYTES, TASK_COMM_LEN, call, filter,
-    socket_flag,
+    AF_INET, AF_INET6, CallRecord, RecordKind, SOCKADDR_BYTES, call, filter, socket_flag,
 };
 
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
     filter::{self as filters, Ports},
     kernel::{self, Owner, SockCommon, config},
     maps::{CALLS, FOLLOWED, FOLLOWED_COOKIES},
-    protocol, socket_options,
+    protocol, socket_options, task,
 };
 
 /// Errnos of include/uapi/asm-generic/errno.h and include/linux/errno.h (v6.18).
@@ -334,7 +333,6 @@ fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
     let record = entry.as_mut_ptr();
     // SAFETY: the entry is there until it is removed, and only its task uses it.
     let begun = unsafe { &*under_way };
-    let task = bpf_get_current_pid_tgid();
     let family: u16 = common.field(config!(offsets.skc_family));
     let laddr = kernel::local_address(family, &common, kernel::LocalSide::of(&common));
     let raddr = kernel::remote_address(family, &common);
@@ -344,8 +342,8 @@ fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
     // SAFETY: a reserved entry is writable memory for exactly this type. Every byte is written.
     unsafe {
         (*record).cgroup_id = cgroup_id;
-        kernel::store_address(&raw mut (*record).laddr, laddr);
-        kernel::store_address(&raw mut (*record).raddr, raddr);
+        kernel::store_words(&raw mut (*record).laddr, laddr);
+        kernel::store_words(&raw mut (*record).raddr, raddr);
         (*record).header = emit::header(RecordKind::Call, emit::now_ns());
         (*record).sk = sk;
         (*record).cookie = cookie;
@@ -353,8 +351,6 @@ fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
         (*record).began_ns = begun.began_ns;
         (*record).netns = netns;
         (*record).uid = uid;
-        (*record).pid = (task >> 32) as u32;
-        (*record).tid = task as u32;
         (*record).flags = flags | begun.flags;
         (*record).result = result;
         (*record).family = family;
@@ -366,7 +362,11 @@ fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
         (*record).state = state;
         (*record).state_before = begun.state;
         (*record).padding = [0; 11];
-        bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
+        task::tell(
+            &raw mut (*record).pid,
+            &raw mut (*record).tid,
+            &raw mut (*record).comm,
+        );
     }
     fill_asked(record, begun, call);
     socket_options::add(record, sk, &common, result < 0);

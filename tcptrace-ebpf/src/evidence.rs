@@ -1,10 +1,12 @@
 //! Owns the evidence of why a socket closes: what its structures, and the task on the CPU, show at the
 //! moment of the transition. Everything is there on every kernel, without a hook of its own.
 
-use aya_ebpf::helpers::generated::bpf_get_current_task;
 use tcptrace_common::{TcpState, TransitionRecord, file, flag};
 
-use crate::kernel::{self, OwnerBytes, SockCommon, config};
+use crate::{
+    kernel::{self, OwnerBytes, SockCommon, config},
+    task,
+};
 
 /// `ETIMEDOUT` of include/uapi/asm-generic/errno.h (v6.18).
 const ETIMEDOUT: u16 = 110;
@@ -56,21 +58,20 @@ pub(crate) fn add(
         set(record, flag::LINGER_ZERO);
     }
     if oldstate == TcpState::FinWait2.number()
-        && kernel::read::<i32>(sk, config!(offsets.linger2)).is_some_and(|linger2| linger2 < 0)
+        && kernel::load::<i32>(sk, config!(offsets.linger2)).is_some_and(|linger2| linger2 < 0)
     {
         set(record, flag::NO_FIN_WAIT2);
     }
     if error == ETIMEDOUT {
-        let timeout = kernel::read(sk, config!(offsets.icsk_user_timeout)).unwrap_or(0);
+        let timeout = kernel::load(sk, config!(offsets.icsk_user_timeout)).unwrap_or(0);
         // SAFETY: as above.
         unsafe { (*record).user_timeout_ms = timeout };
     }
-    // SAFETY: the helper takes nothing and returns the address of the current task.
-    let task = unsafe { bpf_get_current_task() };
-    let task_flags: u32 = kernel::read(task, config!(offsets.task_flags)).unwrap_or(0);
+    let task = task::current();
+    let task_flags: u32 = kernel::load(task, config!(offsets.task_flags)).unwrap_or(0);
     if task_flags & PF_EXITING != 0 {
         set(record, flag::EXITING);
-        let exit_code = kernel::read(task, config!(offsets.task_exit_code)).unwrap_or(0);
+        let exit_code = kernel::load(task, config!(offsets.task_exit_code)).unwrap_or(0);
         // SAFETY: as above.
         unsafe { (*record).exit_code = exit_code };
     }
@@ -97,14 +98,14 @@ fn file_of(socket: u64) -> u8 {
     if socket == 0 {
         return file::NONE;
     }
-    let Some(address) = kernel::read::<u64>(socket, config!(offsets.socket_file)) else {
+    let Some(address) = kernel::load::<u64>(socket, config!(offsets.socket_file)) else {
         return file::UNKNOWN;
     };
     if address == 0 {
         // A socket of the kernel's own.
         return file::UNKNOWN;
     }
-    let Some(count) = kernel::read::<i64>(address, config!(offsets.file_count)) else {
+    let Some(count) = kernel::load::<i64>(address, config!(offsets.file_count)) else {
         return file::UNKNOWN;
     };
     let is_dead = if config!(offsets.file_dead_is_negative) != 0 {

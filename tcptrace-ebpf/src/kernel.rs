@@ -1,15 +1,19 @@
 //! Owns the reads of the kernel's structures: by offsets from the running kernel's BTF, never by
 //! offsets known at compile time.
+//!
+//! A helper takes its time to copy a field (docs/performance.md), and says when it cannot. From 6.17 on a program
+//! may read the kernel's memory by instructions of its own; what cannot be read is 0 then. What every event needs
+//! is read that way where the kernel allows it.
 
 use core::{
     arch::asm,
     ffi::c_void,
-    mem::{MaybeUninit, size_of},
+    mem::{self, MaybeUninit, size_of},
     ptr,
 };
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tcptrace_common::{AF_INET6, CommonWindow, LocalWindow, OwnerWindow, flag};
+use tcptrace_common::{AF_INET6, CommonWindow, LocalWindow, OwnerWindow, flag, kfunc};
 
 /// A field of [`crate::maps::CONFIG`], as user space set it before loading.
 ///
@@ -56,20 +60,56 @@ pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
     (result == 0).then(|| unsafe { value.assume_init() })
 }
 
+/// Reads a `T`, which is an integer, at `base + offset` of kernel memory, in the fastest way that there is. Where
+/// that address cannot be read it is `None` if a helper reads, and 0 if the program itself does.
+#[inline(always)]
+pub(crate) fn load<T: Copy>(base: u64, offset: u32) -> Option<T> {
+    if is_direct() {
+        return Some(direct(base + u64::from(offset)));
+    }
+    read(base, offset)
+}
+
+/// Whether the program reads the kernel's memory by itself. The verifier knows, and leaves out the other way.
+#[inline(always)]
+pub(crate) fn is_direct() -> bool {
+    config!(direct_reads) != 0
+}
+
+/// Reads a `T`, which is an integer, by one instruction; 0 where there is nothing to be read.
+///
+/// kernel/bpf/helpers.c `bpf_rdonly_cast` (v6.18) makes a pointer to memory of no type out of any address if the
+/// type's id is 0 (since 6.17). The kernel catches faults of reads through it: kernel/bpf/verifier.c
+/// `convert_ctx_accesses`, `BPF_PROBE_MEM`. Some do not where one instruction reads through such a pointer and,
+/// coming from elsewhere, through another kind. Here the compiler makes one instruction of the two ways to read a
+/// window, of which the verifier only ever follows one.
+#[inline(always)]
+fn direct<T: Copy>(address: u64) -> T {
+    // SAFETY: user space puts a call of that function in the place of this helper; what it returns may be read.
+    unsafe {
+        let cast: extern "C" fn(u64, u32) -> *const T = mem::transmute(kfunc::RDONLY_CAST as usize);
+        cast(address, 0).read_volatile()
+    }
+}
+
 /// Reads the pointers, or what is as long, at two offsets: in one go where the second follows the first.
 #[inline(always)]
 pub(crate) fn read_two(base: u64, first: u32, second: u32) -> Option<(u64, u64)> {
-    if second == first + 8 {
+    if !is_direct() && second == first + 8 {
         let [first, second]: [u64; 2] = read(base, first)?;
         return Some((first, second));
     }
-    Some((read(base, first)?, read(base, second)?))
+    Some((load(base, first)?, load(base, second)?))
 }
 
-/// A copy of `WORDS` × 8 bytes of kernel memory, read in one go: a read costs about 40 ns whatever
-/// its size. Filled in place, because it is too large to be moved about.
-#[repr(transparent)]
-pub(crate) struct Window<const WORDS: usize>(MaybeUninit<[u64; WORDS]>);
+/// A view of `WORDS` × 8 bytes of kernel memory: a copy, read in one go, since a helper takes about 40 ns
+/// whatever the size; or only the address, where the program reads by itself. Filled in place, because it is too
+/// large to be moved about.
+#[repr(C)]
+pub(crate) struct Window<const WORDS: usize> {
+    start: u64,
+    copy: MaybeUninit<[u64; WORDS]>,
+}
 
 /// The first bytes of a `struct sock`: all of `struct sock_common` that is used.
 pub(crate) type SockCommon = Window<{ CommonWindow::BYTES / 8 }>;
@@ -81,31 +121,48 @@ impl<const WORDS: usize> Window<WORDS> {
     /// A window that holds nothing yet.
     #[inline(always)]
     pub(crate) fn new() -> Self {
-        Self(MaybeUninit::uninit())
+        Self {
+            start: 0,
+            copy: MaybeUninit::uninit(),
+        }
     }
 
-    /// Copies from `base + offset`; says whether that could be read.
+    /// Opens it at `base + offset`; says whether that could be read, as far as it knows.
     #[inline(always)]
     pub(crate) fn fill(&mut self, base: u64, offset: u32) -> bool {
+        let start = base + u64::from(offset);
+        if is_direct() {
+            self.start = start;
+            return true;
+        }
         // SAFETY: the window is as large as the size given; the helper fails on a bad source.
         let result = unsafe {
             bpf_probe_read_kernel(
-                self.0.as_mut_ptr().cast::<c_void>(),
+                self.copy.as_mut_ptr().cast::<c_void>(),
                 (WORDS * 8) as u32,
-                (base + u64::from(offset)) as *const c_void,
+                start as *const c_void,
             )
         };
         result == 0
     }
 
-    /// The field at `offset` of the window, which has been filled.
+    /// Four words at `offset` of the window, which has been filled.
+    #[inline(always)]
+    fn words(&self, offset: u32) -> [u32; 4] {
+        [0, 4, 8, 12].map(|word| self.field(offset + word))
+    }
+
+    /// The field at `offset` of the window, which has been filled: an integer.
     #[inline(always)]
     pub(crate) fn field<T: Copy>(&self, offset: u32) -> T {
+        if is_direct() {
+            return direct(self.start + u64::from(offset));
+        }
         // SAFETY: user space refuses to load the program with an offset beyond the window, and so
         // does the verifier, which also sees that the window has been filled.
         unsafe {
             ptr::read(
-                self.0
+                self.copy
                     .as_ptr()
                     .cast::<u8>()
                     .add(offset as usize)
@@ -155,7 +212,7 @@ impl LocalSide {
 #[inline(always)]
 pub(crate) fn local_address(family: u16, common: &SockCommon, local: LocalSide) -> [u32; 4] {
     if family == AF_INET6 {
-        common.field(config!(offsets.skc_v6_rcv_saddr))
+        common.words(config!(offsets.skc_v6_rcv_saddr))
     } else {
         [local.address, 0, 0, 0]
     }
@@ -165,13 +222,13 @@ pub(crate) fn local_address(family: u16, common: &SockCommon, local: LocalSide) 
 #[inline(always)]
 pub(crate) fn remote_address(family: u16, common: &SockCommon) -> [u32; 4] {
     if family == AF_INET6 {
-        common.field(config!(offsets.skc_v6_daddr))
+        common.words(config!(offsets.skc_v6_daddr))
     } else {
         [common.field(config!(offsets.skc_daddr)), 0, 0, 0]
     }
 }
 
-/// Writes an address to its place in a record.
+/// Writes what is as long as an address, in network byte order or any other, to its place in a record.
 ///
 /// Word by word, since the compiler copies one of 16 bytes by a loop over them, which takes its time, and which
 /// the verifier follows with every number in the program as exact.
@@ -179,7 +236,7 @@ pub(crate) fn remote_address(family: u16, common: &SockCommon) -> [u32; 4] {
 /// # Safety
 /// `place` must be writable and aligned to 4 bytes.
 #[inline(always)]
-pub(crate) unsafe fn store_address(place: *mut [u8; 16], [a, b, c, d]: [u32; 4]) {
+pub(crate) unsafe fn store_words(place: *mut [u8; 16], [a, b, c, d]: [u32; 4]) {
     let words = place.cast::<u32>();
     // SAFETY: the caller vouches for the 16 bytes.
     unsafe {
@@ -221,8 +278,8 @@ impl Owner {
         let start = config!(offsets.owner);
         if start == OwnerWindow::NONE {
             return Self {
-                uid: read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX),
-                cgroup: read(sk, config!(offsets.sk_cgrp_data)).and_then(untagged),
+                uid: load(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX),
+                cgroup: load(sk, config!(offsets.sk_cgrp_data)).and_then(untagged),
             };
         }
         if !window.fill(sk, start) {
@@ -244,7 +301,7 @@ impl Owner {
 pub(crate) fn owner_field<T: Copy + Default>(sk: u64, window: &OwnerBytes, offset: u32) -> T {
     let start = config!(offsets.owner);
     if start == OwnerWindow::NONE {
-        return read(sk, offset).unwrap_or_default();
+        return load(sk, offset).unwrap_or_default();
     }
     window.field(offset - start)
 }
@@ -259,23 +316,23 @@ pub(crate) fn untagged(cgroup: u64) -> Option<u64> {
 /// Inode number of a `struct net`; 0 when it cannot be read.
 #[inline(always)]
 pub(crate) fn netns_inode(net: u64) -> u32 {
-    read(net, config!(offsets.net_inum)).unwrap_or(0)
+    load(net, config!(offsets.net_inum)).unwrap_or(0)
 }
 
 /// The `struct kernfs_node` of a cgroup.
 #[inline(always)]
 pub(crate) fn cgroup_node(cgroup: u64) -> Option<u64> {
-    read(cgroup, config!(offsets.cgroup_kn))
+    load(cgroup, config!(offsets.cgroup_kn))
 }
 
 /// `id` of a kernfs node: the inode number of a cgroup's directory. 0 when it cannot be read.
 #[inline(always)]
 pub(crate) fn node_id(node: u64) -> u64 {
-    read(node, config!(offsets.kn_id)).unwrap_or(0)
+    load(node, config!(offsets.kn_id)).unwrap_or(0)
 }
 
 /// The parent of a kernfs node; 0 above the root.
 #[inline(always)]
 pub(crate) fn node_parent(node: u64) -> u64 {
-    read(node, config!(offsets.kn_parent)).unwrap_or(0)
+    load(node, config!(offsets.kn_parent)).unwrap_or(0)
 }

@@ -32,6 +32,7 @@ mod preemption;
 mod probes;
 mod protocol;
 mod socket_options;
+mod task;
 mod undecided;
 
 /// The helpers used (`bpf_probe_read_kernel` and others) are for GPL-compatible programs only.

@@ -2,20 +2,17 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_comm, bpf_get_stack, bpf_jiffies64},
-    },
+    helpers::generated::{bpf_get_stack, bpf_jiffies64},
 };
 use tcptrace_common::{
-    DescheduledRecord, Offsets, RecordKind, STACK_FRAMES, TASK_COMM_LEN, TcpState, TimeWaitRecord,
-    flag, time_wait,
+    DescheduledRecord, Offsets, RecordKind, STACK_FRAMES, TcpState, TimeWaitRecord, flag, time_wait,
 };
 
 use crate::{
     checked, emit,
     filter::{self as filters, Ports},
     kernel::{self, LocalSide, SockCommon, config},
+    task,
 };
 
 /// Return addresses of the kernel.
@@ -133,16 +130,15 @@ fn fill(
     common: &SockCommon,
     wanted: Wanted,
 ) {
-    let substate: u8 = kernel::read(tw, config!(offsets.tw_substate)).unwrap_or(0);
+    let substate: u8 = kernel::load(tw, config!(offsets.tw_substate)).unwrap_or(0);
     let mut flags = kernel::reuse_flags(common) | wanted.flags;
     let mut entry_stamp = 0;
     if is_stamped(tw, event, substate) {
         flags |= flag::ENTRY_STAMP;
-        entry_stamp = kernel::read(tw, config!(offsets.tw_entry_stamp)).unwrap_or(0);
+        entry_stamp = kernel::load(tw, config!(offsets.tw_entry_stamp)).unwrap_or(0);
     }
     let timer = config!(offsets.tw_timer);
-    let expires: u64 = kernel::read(tw, timer + config!(offsets.timer_expires)).unwrap_or(0);
-    let task = bpf_get_current_pid_tgid();
+    let expires: u64 = kernel::load(tw, timer + config!(offsets.timer_expires)).unwrap_or(0);
     let family: u16 = common.field(config!(offsets.skc_family));
     let local = LocalSide::of(common);
     let laddr = kernel::local_address(family, common, local);
@@ -155,20 +151,22 @@ fn fill(
         (*record).tw = tw;
         (*record).sk = sk;
         (*record).cookie = cookie;
-        kernel::store_address(&raw mut (*record).laddr, laddr);
-        kernel::store_address(&raw mut (*record).raddr, raddr);
+        kernel::store_words(&raw mut (*record).laddr, laddr);
+        kernel::store_words(&raw mut (*record).raddr, raddr);
         (*record).netns = wanted.netns;
         (*record).expires_in = expires.wrapping_sub(bpf_jiffies64()) as i32;
         (*record).entry_stamp = entry_stamp;
         (*record).flags = flags;
-        (*record).pid = (task >> 32) as u32;
-        (*record).tid = task as u32;
         (*record).lport = local.port;
         (*record).rport = rport;
         (*record).family = family;
         (*record).event = event;
         (*record).substate = substate;
-        bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
+        task::tell(
+            &raw mut (*record).pid,
+            &raw mut (*record).tid,
+            &raw mut (*record).comm,
+        );
     }
 }
 
@@ -180,5 +178,5 @@ fn is_stamped(tw: u64, event: u8, substate: u8) -> bool {
     config!(offsets.tw_entry_stamp) != Offsets::ABSENT
         && matches!(event, time_wait::EXPIRED | time_wait::DESCHEDULED)
         && substate == TcpState::TimeWait.number()
-        && kernel::read::<u32>(tw, config!(offsets.tw_ts_recent_stamp)).unwrap_or(0) != 0
+        && kernel::load::<u32>(tw, config!(offsets.tw_ts_recent_stamp)).unwrap_or(0) != 0
 }

@@ -12,6 +12,10 @@ use crate::{
 #[inline(always)]
 pub(crate) fn is_tcp(sk: u64, common: &SockCommon, self_check: bool) -> Option<bool> {
     let prot: u64 = common.field(config!(offsets.skc_prot));
+    if prot == 0 {
+        // No socket is without one: what has been read is not there.
+        return None;
+    }
     let [ipv4, ipv6] = &TCP_PROT;
     // SAFETY: aligned 8-byte accesses to statics; volatile, because kernel 5.8 has no atomic load
     // or store to compile to.
@@ -21,7 +25,7 @@ pub(crate) fn is_tcp(sk: u64, common: &SockCommon, self_check: bool) -> Option<b
         }
     }
     // TLS, sockmap and others put a `struct proto` of their own in place: ask the socket.
-    let is_tcp = kernel::read::<u16>(sk, config!(offsets.sk_protocol))? == IPPROTO_TCP;
+    let is_tcp = kernel::load::<u16>(sk, config!(offsets.sk_protocol))? == IPPROTO_TCP;
     if self_check && is_tcp {
         let family: u16 = common.field(config!(offsets.skc_family));
         let known = if family == AF_INET6 { ipv6 } else { ipv4 };

@@ -1,10 +1,12 @@
 //! Owns the reads of what a socket has been told to be (its options, what bind() fixed) and of what its
 //! task may do, for the records of calls.
 
-use aya_ebpf::helpers::generated::bpf_get_current_task;
 use tcptrace_common::{Bits, CallRecord, Offsets, socket_flag};
 
-use crate::kernel::{self, SockCommon, config};
+use crate::{
+    kernel::{self, SockCommon, config},
+    task,
+};
 
 /// `SK_FORCE_REUSE` of include/net/sock.h (v6.18).
 const SK_FORCE_REUSE: u32 = 2;
@@ -132,8 +134,7 @@ fn add_rights(record: *mut CallRecord, net: u64) {
     if config!(calls.task_cred) == Offsets::ABSENT {
         return;
     }
-    // SAFETY: the helper takes nothing and returns the address of the current task.
-    let task = unsafe { bpf_get_current_task() };
+    let task = task::current();
     let Some(cred) = kernel::read::<u64>(task, config!(calls.task_cred)) else {
         return;
     };

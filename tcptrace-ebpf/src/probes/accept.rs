@@ -1,17 +1,13 @@
 //! Owns the probe on accept(): which process takes a connection from its listener's queue.
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm},
-    macros::fexit,
-    programs::FExitContext,
-};
-use tcptrace_common::{AcceptRecord, RecordKind, TASK_COMM_LEN};
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+use tcptrace_common::{AcceptRecord, RecordKind};
 
 use crate::{
     emit,
     filter::{self, Ports},
     kernel::{SockCommon, config},
-    preemption, protocol,
+    preemption, protocol, task,
 };
 
 /// net/ipv4/inet_connection_sock.c `inet_csk_accept(sk, arg)` (v6.18), from 6.10 on.
@@ -51,15 +47,16 @@ pub(super) fn record(child: u64) {
     let Some(mut entry) = emit::reserve::<AcceptRecord>(RecordKind::Accept) else {
         return;
     };
-    let task = bpf_get_current_pid_tgid();
     let record = entry.as_mut_ptr();
     // SAFETY: a reserved entry is writable memory for exactly this type.
     unsafe {
         (*record).header = emit::header(RecordKind::Accept, emit::now_ns());
         (*record).sk = child;
-        (*record).pid = (task >> 32) as u32;
-        (*record).tid = task as u32;
-        bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
+        task::tell(
+            &raw mut (*record).pid,
+            &raw mut (*record).tid,
+            &raw mut (*record).comm,
+        );
     }
     emit::submit(entry);
 }

@@ -1,12 +1,8 @@
 //! Owns the probe on `inet_sock_set_state`: one record per TCP state change.
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
-use tcptrace_common::{RecordKind, TASK_COMM_LEN, TcpState, TransitionRecord, file, flag};
+use tcptrace_common::{RecordKind, TcpState, TransitionRecord, file, flag};
 
 use crate::{
     checked, emit, evidence,
@@ -15,7 +11,7 @@ use crate::{
     identity::{self, Identity},
     kernel::{self, LocalSide, Owner, OwnerBytes, SockCommon, config},
     nesting::{self, Scratch},
-    preemption, protocol, undecided,
+    preemption, protocol, task, undecided,
 };
 
 /// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`, emitted by
@@ -194,7 +190,6 @@ fn fill(
     common: &SockCommon,
     self_check: bool,
 ) {
-    let task = bpf_get_current_pid_tgid();
     let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
     let raddr = kernel::remote_address(subject.family, common);
     let cgroup = subject.owner.cgroup;
@@ -206,19 +201,21 @@ fn fill(
         (*record).sk = subject.sk;
         (*record).cookie = subject.cookie;
         (*record).cgroup_id = cgroup_id;
-        kernel::store_address(&raw mut (*record).laddr, subject.laddr);
-        kernel::store_address(&raw mut (*record).raddr, raddr);
+        kernel::store_words(&raw mut (*record).laddr, subject.laddr);
+        kernel::store_words(&raw mut (*record).raddr, raddr);
         (*record).netns = subject.netns;
         (*record).uid = subject.owner.uid;
-        (*record).pid = (task >> 32) as u32;
-        (*record).tid = task as u32;
         (*record).flags = flags(common, self_check);
         (*record).lport = subject.lport;
         (*record).rport = rport;
         (*record).family = subject.family;
         (*record).oldstate = subject.oldstate;
         (*record).newstate = subject.newstate;
-        bpf_get_current_comm((&raw mut (*record).comm).cast(), TASK_COMM_LEN as u32);
+        task::tell(
+            &raw mut (*record).pid,
+            &raw mut (*record).tid,
+            &raw mut (*record).comm,
+        );
         (*record).error = 0;
         (*record).shutdown = 0;
         (*record).file = file::UNKNOWN;

@@ -2,10 +2,7 @@
 //! tracepoints of these system calls alone. They are emitted by kernel/trace/trace_syscalls.c
 //! `perf_syscall_enter` and `perf_syscall_exit` (v6.18), for programs of the machine's own word size.
 
-use aya_ebpf::{
-    EbpfContext, helpers::generated::bpf_get_current_task, macros::tracepoint,
-    programs::TracePointContext,
-};
+use aya_ebpf::{EbpfContext, macros::tracepoint, programs::TracePointContext};
 use tcptrace_common::{RecordKind, call, syscall_layout};
 
 use super::accept;
@@ -13,6 +10,7 @@ use crate::{
     call::{self as calls, Address, Syscall},
     emit,
     kernel::{self, config},
+    task,
 };
 
 /// net/socket.c `bind(fd, umyaddr, addrlen)` (v6.18).
@@ -157,21 +155,19 @@ fn result(ctx: &TracePointContext) -> i64 {
 /// `sock_from_file` (v6.18). What is a socket is known by its pointer back to the file.
 #[inline(always)]
 fn socket(fd: u32) -> Option<u64> {
-    // SAFETY: the helper takes nothing and returns the address of the current task.
-    let task = unsafe { bpf_get_current_task() };
-    let files: u64 = kernel::read(task, config!(calls.task_files))?;
-    let table: u64 = kernel::read(files, config!(calls.files_fdt))?;
+    let files: u64 = kernel::load(task::current(), config!(calls.task_files))?;
+    let table: u64 = kernel::load(files, config!(calls.files_fdt))?;
     // The number has 32 bits, and an array's address follows.
     let (max_fds, descriptors) =
         kernel::read_two(table, config!(calls.fdt_max_fds), config!(calls.fdt_fd))?;
     if fd >= max_fds as u32 {
         return None;
     }
-    let file: u64 = kernel::read(descriptors + u64::from(fd) * 8, 0)?;
+    let file: u64 = kernel::load(descriptors + u64::from(fd) * 8, 0)?;
     if file == 0 {
         return None;
     }
-    let socket: u64 = kernel::read(file, config!(calls.file_private_data))?;
+    let socket: u64 = kernel::load(file, config!(calls.file_private_data))?;
     let (its_file, sk) = kernel::read_two(
         socket,
         config!(offsets.socket_file),

@@ -82,7 +82,7 @@ fn is_within(address: u64, [start, end]: [u64; 2]) -> bool {
 /// The minisocket that the timer belongs to, if it belongs to one.
 #[inline(always)]
 fn minisocket_of(timer: u64) -> Option<u64> {
-    let function: u64 = kernel::read(timer, config!(offsets.timer_function))?;
+    let function: u64 = kernel::load(timer, config!(offsets.timer_function))?;
     let code = TIMER_CODE.get(0)?;
     (function == code.handler).then(|| timer - u64::from(config!(offsets.tw_timer)))
 }

@@ -10,7 +10,11 @@ use aya::{
 };
 use tcptrace_common::{BucketOffsets, Config};
 
-use super::{kfuncs, load::ConfigData, offsets::KernelTypes};
+use super::{
+    kfuncs::{self, Kfuncs},
+    load::ConfigData,
+    offsets::KernelTypes,
+};
 
 /// The larger tables of the object, which this program does not use.
 const TABLES: [&str; 6] = [
@@ -68,7 +72,7 @@ impl Lister {
             loader.map_max_entries(table, 1);
         }
         // Its program runs in the task that asks, and nothing runs it meanwhile.
-        let object = kfuncs::linked(None)?;
+        let object = kfuncs::linked(Kfuncs::default())?;
         let mut ebpf = loader
             .load(object.bytes())
             .context("cannot load the eBPF object")?;

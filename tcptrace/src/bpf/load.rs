@@ -276,7 +276,11 @@ impl Attached {
 }
 
 fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure> {
-    let config = ConfigData(setup.config);
+    let kfuncs = Kfuncs::find(setup.types);
+    let config = ConfigData(Config {
+        direct_reads: kfuncs.are_reads_direct().into(),
+        ..setup.config
+    });
     let buckets = BucketData(*setup.buckets.as_ref().unwrap_or(&BucketOffsets::UNKNOWN));
     let log_level = setup.log_level.map_or(0, |level| level as u8);
     let has = |bits: u32| setup.config.filters & bits != 0;
@@ -303,7 +307,7 @@ fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure>
     if setup.calls == Calls::Off || setup.call_offsets.is_err() {
         loader.map_max_entries("CALLS", 1);
     }
-    let object = kfuncs::linked(Kfuncs::find(setup.types))?;
+    let object = kfuncs::linked(kfuncs)?;
     loader.load(object.bytes()).map_err(refused)
 }
 

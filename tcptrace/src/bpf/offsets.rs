@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use btf_rs::{Btf, Enum, Type};
-use tcptrace_common::{CommonWindow, LocalWindow, Offsets, OwnerWindow};
+use tcptrace_common::{CommonWindow, LocalWindow, Offsets, OwnerWindow, TASK_COMM_LEN};
 
 use self::{field::Field, names::Names};
 
@@ -111,6 +111,9 @@ impl KernelTypes {
             linger2: self.sized("tcp_sock", "linger2", 4)?,
             task_flags: self.sized("task_struct", "flags", 4)?,
             task_exit_code: self.sized("task_struct", "exit_code", 4)?,
+            task_pid: self.sized("task_struct", "pid", 4)?,
+            task_tgid: self.sized("task_struct", "tgid", 4)?,
+            task_comm: self.sized("task_struct", "comm", TASK_COMM_LEN)?,
             tw_substate: self.sized("inet_timewait_sock", "tw_substate", 1)?,
             tw_timer: self.byte("inet_timewait_sock", "tw_timer")?,
             // Since 6.14.

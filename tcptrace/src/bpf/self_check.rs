@@ -15,7 +15,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tcptrace_model::{TcpState, Transition};
+use tcptrace_model::{Comm, TcpState, Transition};
 
 use crate::host::{cgroup, netns::Namespace, process};
 
@@ -43,8 +43,10 @@ pub struct Expected {
     netns: Option<u32>,
     cgroup_id: Option<u64>,
     uid: u32,
-    /// `None` where this process does not know its own id as the kernel reports it.
-    pid: Option<u32>,
+    /// Process and thread; `None` where they do not know their own ids as the kernel reports them.
+    ids: Option<[u32; 2]>,
+    /// The thread's name.
+    comm: Option<Comm>,
     reuseaddr: bool,
     reuseport: bool,
     oldstate: TcpState,
@@ -125,7 +127,8 @@ impl Probe {
             netns: Namespace::own().ok().map(|namespace| namespace.inode),
             cgroup_id: cgroup::own_id(),
             uid: process::effective_uid(),
-            pid: process::in_initial_pid_namespace().then(std::process::id),
+            ids: process::in_initial_pid_namespace().then(process::own_ids),
+            comm: process::own_comm().map(Comm),
             reuseaddr,
             reuseport: !reuseaddr,
             oldstate: TcpState::Close,
@@ -231,13 +234,20 @@ impl Expected {
                 is,
             )
         })
-        .or_else(|| differ("the process", seen.current.pid, self.pid?))
+        .or_else(|| {
+            differ(
+                "the process and its thread (tgid, pid)",
+                [seen.current.pid, seen.current.tid],
+                self.ids?,
+            )
+        })
+        .or_else(|| differ("the thread's name (comm)", seen.current.comm, self.comm?))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tcptrace_model::{Comm, Socket, Task};
+    use tcptrace_model::{Socket, Task};
 
     use super::*;
 
@@ -248,7 +258,8 @@ mod tests {
             netns: Some(10),
             cgroup_id: Some(20),
             uid: 0,
-            pid: Some(30),
+            ids: Some([30, 31]),
+            comm: Some(Comm(*b"check\0\0\0\0\0\0\0\0\0\0\0")),
             reuseaddr: true,
             reuseport: false,
             oldstate: TcpState::Close,
@@ -274,8 +285,8 @@ mod tests {
             newstate: TcpState::Listen,
             current: Task {
                 pid: 30,
-                tid: 30,
-                comm: Comm([0; 16]),
+                tid: 31,
+                comm: Comm(*b"check\0\0\0\0\0\0\0\0\0\0\0"),
             },
             cpu: 0,
             evidence: None,
@@ -311,7 +322,9 @@ mod tests {
             disagree(|seen| seen.socket.cgroup_id = Some(1)),
             "kernfs_node.id",
         );
-        says(disagree(|seen| seen.current.pid = 1), "process");
+        says(disagree(|seen| seen.current.pid = 1), "tgid");
+        says(disagree(|seen| seen.current.tid = 30), "pid");
+        says(disagree(|seen| seen.current.comm.0[15] = 1), "comm");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use socket2::{Protocol, Socket};
+use tcptrace_common::TASK_COMM_LEN;
 
 /// `PROC_PID_INIT_INO` of include/linux/proc_ns.h (v6.18): inode of the initial PID namespace.
 const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -19,6 +20,23 @@ const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 #[must_use]
 pub fn in_initial_pid_namespace() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INIT_PID_NAMESPACE)
+}
+
+/// The ids of this process and of the calling thread, in their PID namespace.
+#[must_use]
+pub fn own_ids() -> [u32; 2] {
+    // SAFETY: gettid(2) takes nothing.
+    let thread = unsafe { libc::gettid() };
+    [std::process::id(), thread.cast_unsigned()]
+}
+
+/// The name of the calling thread, padded with zeros; `None` where the kernel does not tell.
+#[must_use]
+pub fn own_comm() -> Option<[u8; TASK_COMM_LEN]> {
+    let mut name = [0; TASK_COMM_LEN];
+    // SAFETY: prctl(2) writes at most so many bytes for this option: kernel/sys.c `prctl` (v6.18).
+    let result = unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    (result == 0).then_some(name)
 }
 
 /// Whether there is a process with this id.

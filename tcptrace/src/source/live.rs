@@ -40,7 +40,11 @@ use crate::{
     },
     failure::Failure,
     host::{
-        clock, ftrace, kernel_version::KernelVersion, netns::Namespace, process, symbols::Symbols,
+        clock, ftrace,
+        kernel_version::KernelVersion,
+        netns::{Namespace, NewNamespace},
+        process,
+        symbols::Symbols,
     },
 };
 
@@ -116,6 +120,8 @@ impl Live {
         };
         let btf = thread::spawn(move || types_of_functions(may_be_fentry));
         let loader = thread::spawn(EbpfLoader::new);
+        // The kernel waits for others while it makes one.
+        let stage = thread::spawn(NewNamespace::make);
         let machine = Machine::probe().with_types(request.btf.as_deref());
         preflight::demand(&machine.checks(request.buffer_bytes))?;
         let types = KernelTypes::of(request.btf.as_deref())
@@ -198,7 +204,10 @@ impl Live {
         if let Some(pid) = request.filters.pid {
             live.follow_open_sockets(pid)?;
         }
-        live.check_itself(check, &types)?;
+        let stage = stage
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic));
+        live.check_itself(check, stage, &types)?;
         live.snapshots.begin();
         live.snapshots.wait();
         Ok(live)

@@ -4,7 +4,9 @@
 //! back the kernel skips the program for all other tasks there (docs/limitations.md). It counts what it skips,
 //! and the tracer tells it as lost: what is not told is no such event.
 
-use std::{cell::Cell, fs};
+use std::cell::Cell;
+
+use tcptrace::host::kernel_version::KernelVersion;
 
 thread_local! {
     /// How many lines have told this thread's test of what was skipped.
@@ -31,7 +33,5 @@ pub(crate) fn take() -> usize {
 }
 
 fn has_preemptible_tracepoints() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let major = release.split('.').next().unwrap_or_default();
-    major.parse().is_ok_and(|major: u32| major >= 7)
+    KernelVersion::running().is_ok_and(|kernel| kernel.is_at_least(7, 0))
 }

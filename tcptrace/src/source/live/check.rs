@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     thread,
     time::{Duration, Instant},
@@ -48,10 +49,11 @@ enum Outcome {
 
 impl Live {
     /// Compares what the programs say of sockets that are known with what is known of them. Records of
-    /// others that come meanwhile are kept.
+    /// others that come meanwhile are kept. Connections are made on `stage`, where there is one.
     pub(super) fn check_itself(
         &mut self,
         check: SelfCheck,
+        stage: io::Result<NewNamespace>,
         types: &KernelTypes,
     ) -> Result<(), Failure> {
         let own_pid = self.check_listeners(check, types)?;
@@ -61,7 +63,7 @@ impl Live {
             verdicts: backend == Some(&TimeWaitBackend::Fentry),
             stamps: self.attached.entry_stamp,
         };
-        let stage = match NewNamespace::make() {
+        let stage = match stage {
             Ok(stage) => stage,
             Err(error) => {
                 self.unchecked.push(format!(

@@ -101,7 +101,11 @@ fn fields() -> Vec<Field> {
         ("file", &["f_ref", "f_count"], Nobody),
         ("inet_connection_sock", &["icsk_user_timeout"], Trace),
         ("tcp_sock", &["linger2"], Trace),
-        ("task_struct", &["flags", "exit_code"], Trace),
+        (
+            "task_struct",
+            &["flags", "exit_code", "pid", "tgid", "comm"],
+            Trace,
+        ),
         ("inet_timewait_sock", &["tw_substate", "tw_timer"], Trace),
         ("inet_timewait_sock", &["tw_entry_stamp"], Nobody),
         ("tcp_timewait_sock", &["tw_ts_recent_stamp"], Trace),

@@ -32,7 +32,7 @@ const KEPT: [&str; 14] = [
 
 /// Fields whose values nothing at the start of a trace depends on, so that only where they lie can be
 /// checked, and why.
-const NO_VALUE: [(&str, &str); 12] = [
+const NO_VALUE: [(&str, &str); 15] = [
     ("skc_net", "the only field of its structure"),
     ("sk_uid", "0 for root, as what lies beside it may be"),
     (
@@ -48,6 +48,9 @@ const NO_VALUE: [(&str, &str); 12] = [
         "read when a connection has timed out only",
     ),
     ("exit_code", "read of a task that ends only"),
+    ("pid", "read without a helper only, so not with --btf"),
+    ("tgid", "likewise"),
+    ("comm", "likewise"),
     ("__parent", "read by the filter on cgroups only"),
     ("parent", "read by the filter on cgroups only"),
     ("function", "read by the tracepoints of timers only"),
