@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 
 use super::{
+    bpf_stats::BpfStats,
     contender::{Contender, Entrant, Kind},
     floor::Floor,
     procfs::Runs,
@@ -85,6 +86,7 @@ impl Comparison {
     pub(super) fn run(
         contenders: &[&'static Contender],
         tcptrace: &Path,
+        stats: &BpfStats,
         load: Load,
         rounds: usize,
     ) -> Result<Self> {
@@ -104,7 +106,7 @@ impl Comparison {
                 load.work.name(),
                 round + 1
             ));
-            comparison.round(round, tcptrace)?;
+            comparison.round(round, tcptrace, stats)?;
         }
         Ok(comparison)
     }
@@ -182,11 +184,11 @@ impl Comparison {
         Ok(())
     }
 
-    fn round(&mut self, round: usize, tcptrace: &Path) -> Result<()> {
+    fn round(&mut self, round: usize, tcptrace: &Path, stats: &BpfStats) -> Result<()> {
         let mut refused = Vec::new();
         for index in order(self.rows.len(), round) {
             let row = &mut self.rows[index];
-            let measured = measure(&row.entrant, tcptrace, self.load);
+            let measured = measure(&row.entrant, tcptrace, stats, self.load);
             match measured.map_err(anyhow::Error::downcast::<Refused>) {
                 Ok(sample) => row.samples.push(sample),
                 Err(Ok(why)) => refused.push((index, why)),
@@ -253,12 +255,13 @@ impl Figures {
     }
 }
 
-/// One measurement, with nothing else attached.
-fn measure(entrant: &Entrant, tcptrace: &Path, load: Load) -> Result<Sample> {
+/// One measurement, with nothing else attached. What programs take, and what all takes with them, are two passes.
+fn measure(entrant: &Entrant, tcptrace: &Path, stats: &BpfStats, load: Load) -> Result<Sample> {
     let stage = Stage::new(load.over)?;
     let prepared = Prepared::new(load, &stage)?;
     let floor = match entrant.contender.kind {
         Kind::Empty => Some(Floor::attach(load.work.hook())?),
+        Kind::Everywhere => Some(Floor::everywhere()?),
         Kind::Bare => Some(Floor::that_records()?),
         Kind::Untraced | Kind::Tcptrace(_) | Kind::Peer { .. } => None,
     };
@@ -268,12 +271,23 @@ fn measure(entrant: &Entrant, tcptrace: &Path, load: Load) -> Result<Sample> {
         (None, Some(tracer)) => tracer.runs(),
         (None, None) => Ok(None),
     };
-    let before = runs()?;
     let cpu_before = match &tracer {
         None => None,
         Some(tracer) => Some((tracer.cpu_time()?, tracer.ticks()?)),
     };
-    let done = prepared.drive(load)?;
+    let done = stats.without(|| prepared.drive(load))?;
+    let cpu = match (&tracer, cpu_before) {
+        (Some(tracer), Some((before, ticks_before))) => {
+            tracer.settle()?;
+            let cpu = tracer.cpu_time()?.saturating_sub(before);
+            Some((cpu, share(ticks_before, tracer.ticks()?)))
+        }
+        _ => None,
+    };
+    let before = runs()?;
+    if before.is_some() {
+        prepared.drive(load)?;
+    }
     let after = runs()?;
     let kernel = before.zip(after).map(|(before, after)| after.since(before));
     let ran = kernel.is_none_or(|kernel| kernel.count > 0) || load.work.is_of_calls();
@@ -285,12 +299,10 @@ fn measure(entrant: &Entrant, tcptrace: &Path, load: Load) -> Result<Sample> {
         ))
         .into());
     }
-    let process = match tracer.zip(cpu_before) {
+    let process = match tracer.zip(cpu) {
         None => None,
-        Some((tracer, (before, ticks_before))) => {
+        Some((tracer, (cpu, in_user))) => {
             tracer.settle()?;
-            let cpu = tracer.cpu_time()?.saturating_sub(before);
-            let in_user = share(ticks_before, tracer.ticks()?);
             let memory = tracer.memory()?.most;
             let lost = tracer.stop().context("cannot end the tracer")?;
             Some(Taken {

@@ -29,6 +29,8 @@ pub(super) struct Contender {
 pub(super) enum Kind {
     Untraced,
     Empty,
+    /// Empty programs on every hook that tcptrace has here.
+    Everywhere,
     /// Nothing but the helper calls of a record.
     Bare,
     /// With these flags; `{ports}` stands for those of the workload, `{recording}` for a file.
@@ -107,6 +109,12 @@ pub(super) static ALL: &[Contender] = &[
         shown: "empty program",
         kind: Kind::Empty,
         usual: Usual::Always,
+    },
+    Contender {
+        name: "everywhere",
+        shown: "empty, on every hook",
+        kind: Kind::Everywhere,
+        usual: Usual::Connections,
     },
     Contender {
         name: "bare",
@@ -209,7 +217,7 @@ impl Contender {
     /// Whether it prints a line for a connection of the workloads.
     pub(super) fn shows_connections(&self) -> bool {
         match self.kind {
-            Kind::Untraced | Kind::Empty | Kind::Bare => false,
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare => false,
             Kind::Tcptrace(flags) => flags.first() != Some(&"record") && !flags.contains(&"7"),
             Kind::Peer { .. } => true,
         }
@@ -219,7 +227,7 @@ impl Contender {
     pub(super) fn has_programs(&self) -> bool {
         match self.kind {
             Kind::Untraced => false,
-            Kind::Empty | Kind::Bare | Kind::Tcptrace(_) => true,
+            Kind::Empty | Kind::Everywhere | Kind::Bare | Kind::Tcptrace(_) => true,
             Kind::Peer { has_programs, .. } => has_programs,
         }
     }
@@ -227,8 +235,8 @@ impl Contender {
     /// Why it has nothing to do with a workload; none if it has.
     pub(super) fn misses(&self, work: Work) -> Option<&'static str> {
         let is_peer = matches!(self.kind, Kind::Peer { .. });
-        if matches!(self.kind, Kind::Bare) && work.is_of_calls() {
-            return Some("it records connections");
+        if matches!(self.kind, Kind::Bare | Kind::Everywhere) && work.is_of_calls() {
+            return Some("it is on the hooks of connections");
         }
         (is_peer && work == Work::FailingBinds).then_some("it shows no bind()")
     }
@@ -273,7 +281,9 @@ impl Entrant {
     /// Finds its program. An error says why it is left out.
     pub(super) fn find(contender: &'static Contender) -> Result<Self> {
         let peer = match contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Bare | Kind::Tcptrace(_) => None,
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare | Kind::Tcptrace(_) => {
+                None
+            }
             Kind::Peer { find, .. } => Some(find()?),
         };
         Ok(Self { contender, peer })
@@ -282,7 +292,7 @@ impl Entrant {
     /// As a plot colours it.
     pub(super) fn class(&self) -> &'static str {
         match self.contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Bare => "none",
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare => "none",
             Kind::Tcptrace(_) => "ours",
             Kind::Peer { .. } => "theirs",
         }
@@ -296,7 +306,7 @@ impl Entrant {
     /// What starts it; none if there is nothing to start.
     pub(super) fn command(&self, tcptrace: &Path, recording: &Path) -> Result<Option<Command>> {
         let flags = match self.contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Bare => return Ok(None),
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare => return Ok(None),
             Kind::Tcptrace(flags) | Kind::Peer { flags, .. } => flags,
         };
         let mut command = match &self.peer {
@@ -318,7 +328,7 @@ impl Entrant {
     /// How many records it lost, by what it wrote; none if it does not say.
     pub(super) fn lost(&self, stdout: &str, stderr: &str) -> Option<u64> {
         match self.contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Bare => None,
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare => None,
             Kind::Tcptrace(_) => lost_by_tcptrace(stdout).or_else(|| lost_by_tcptrace(stderr)),
             Kind::Peer { has_programs, .. } => has_programs.then(|| lost_by_peer(stderr)),
         }

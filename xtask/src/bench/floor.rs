@@ -1,7 +1,8 @@
-//! Owns the programs on the same hook that others are compared with: an empty one, which is what the kernel charges
-//! for any program at all, one that only counts, and one that only calls helpers.
+//! Owns the programs on the same hooks that others are compared with: an empty one, which is what the kernel charges
+//! for any program at all, there or wherever tcptrace has one, one that only counts, and one that only calls helpers.
 
 use std::{
+    ffi::CStr,
     fs, io,
     mem::{size_of, size_of_val, zeroed},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -26,8 +27,7 @@ const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
 /// `r0 = 0; exit`, as struct bpf_insn lays them out.
 const RETURN_0: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
-/// The folder of the tracepoint where bind(2) returns, and where tracefs may be mounted.
-const BIND_RETURNS: &str = "events/syscalls/sys_exit_bind/id";
+/// Where tracefs may be mounted.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// Where the empty program is attached.
@@ -39,19 +39,66 @@ pub(super) enum Hook {
     BindReturns,
 }
 
-/// An attached program of this benchmark's own.
+/// A kind of tracepoint, and which.
+#[derive(Clone, Copy)]
+enum Place {
+    Raw(&'static CStr),
+    Syscall(&'static str),
+}
+
+/// Where tcptrace has programs with `--backend timer --calls syscalls`, the backends that every kernel has: two on
+/// state changes, and one more than here where a call returns, for the first of which there is nothing to do.
+const EVERYWHERE: [Place; 18] = [
+    Place::Raw(c"inet_sock_set_state"),
+    Place::Raw(c"inet_sock_set_state"),
+    Place::Raw(c"tcp_send_reset"),
+    Place::Raw(c"tcp_receive_reset"),
+    Place::Raw(c"timer_expire_entry"),
+    Place::Raw(c"timer_cancel"),
+    Place::Raw(c"timer_start"),
+    Place::Syscall("sys_exit_bind"),
+    Place::Syscall("sys_exit_bind"),
+    Place::Syscall("sys_exit_listen"),
+    Place::Syscall("sys_exit_listen"),
+    Place::Syscall("sys_exit_connect"),
+    Place::Syscall("sys_exit_connect"),
+    Place::Syscall("sys_enter_bind"),
+    Place::Syscall("sys_enter_listen"),
+    Place::Syscall("sys_enter_connect"),
+    Place::Syscall("sys_exit_accept"),
+    Place::Syscall("sys_exit_accept4"),
+];
+
+/// Attached programs of this benchmark's own.
 pub(super) struct Floor {
+    programs: Vec<Program>,
+    /// What they fill.
+    ring: Option<Ring>,
+}
+
+/// One of them.
+struct Program {
     // Detached first.
     _attached: OwnedFd,
     program: OwnedFd,
-    /// What it fills.
-    ring: Option<Ring>,
 }
 
 impl Floor {
     /// One that does nothing.
     pub(super) fn attach(hook: Hook) -> Result<Self> {
         Self::with(hook, &RETURN_0)
+    }
+
+    /// Programs that do nothing, wherever tcptrace has one.
+    pub(super) fn everywhere() -> Result<Self> {
+        let programs = EVERYWHERE
+            .into_iter()
+            .map(|place| Program::attach(place, &RETURN_0))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            programs,
+            ring: None,
+        })
     }
 
     /// One that calls the helpers which a record of a state change takes.
@@ -68,28 +115,48 @@ impl Floor {
     }
 
     fn with(hook: Hook, instructions: &[u64]) -> Result<Self> {
-        let (program, attached) = match hook {
-            Hook::SetState => {
-                let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT, instructions)?;
-                let attached = attach_raw(&program);
-                (program, attached)
-            }
-            Hook::BindReturns => {
-                let program = load(BPF_PROG_TYPE_TRACEPOINT, instructions)?;
-                let attached = attach_to_bind(&program);
-                (program, attached)
-            }
+        let place = match hook {
+            Hook::SetState => Place::Raw(c"inet_sock_set_state"),
+            Hook::BindReturns => Place::Syscall("sys_exit_bind"),
         };
         Ok(Self {
-            _attached: attached.context("cannot attach a program")?,
-            program,
+            programs: vec![Program::attach(place, instructions)?],
             ring: None,
         })
     }
 
-    /// Its runs so far.
+    /// The time of all, and the runs of the one that runs most often.
     pub(super) fn runs(&self) -> Result<Runs> {
-        procfs::own_program(&self.program)
+        let mut sum = Runs::default();
+        for program in &self.programs {
+            let runs = procfs::own_program(&program.program)?;
+            sum.time_ns += runs.time_ns;
+            sum.count = sum.count.max(runs.count);
+        }
+        Ok(sum)
+    }
+}
+
+impl Program {
+    fn attach(place: Place, instructions: &[u64]) -> Result<Self> {
+        let (program, attached) = match place {
+            Place::Raw(name) => {
+                let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT, instructions)?;
+                let attached = attach_raw(&program, name)
+                    .with_context(|| format!("cannot attach a program to {name:?}"));
+                (program, attached)
+            }
+            Place::Syscall(name) => {
+                let program = load(BPF_PROG_TYPE_TRACEPOINT, instructions)?;
+                let attached = attach_to_syscall(&program, name)
+                    .with_context(|| format!("cannot attach a program to {name}"));
+                (program, attached)
+            }
+        };
+        Ok(Self {
+            _attached: attached?,
+            program,
+        })
     }
 }
 
@@ -124,7 +191,7 @@ fn load(kind: u32, instructions: &[u64]) -> Result<OwnedFd> {
     new_descriptor(bpf(BPF_PROG_LOAD, &attr)).context("cannot load a program")
 }
 
-fn attach_raw(program: &OwnedFd) -> Result<OwnedFd> {
+fn attach_raw(program: &OwnedFd, name: &CStr) -> Result<OwnedFd> {
     #[repr(C)]
     struct Attach {
         name: u64,
@@ -132,7 +199,7 @@ fn attach_raw(program: &OwnedFd) -> Result<OwnedFd> {
         padding: u32,
     }
     let attr = Attach {
-        name: c"inet_sock_set_state".as_ptr() as u64,
+        name: name.as_ptr() as u64,
         prog_fd: u32::try_from(program.as_raw_fd())?,
         padding: 0,
     };
@@ -140,7 +207,7 @@ fn attach_raw(program: &OwnedFd) -> Result<OwnedFd> {
 }
 
 /// By a perf event. On whichever CPU that is, the program runs on all.
-fn attach_to_bind(program: &OwnedFd) -> Result<OwnedFd> {
+fn attach_to_syscall(program: &OwnedFd, name: &str) -> Result<OwnedFd> {
     /// The beginning of struct perf_event_attr; the rest is 0.
     #[repr(C)]
     struct Attr {
@@ -151,7 +218,7 @@ fn attach_to_bind(program: &OwnedFd) -> Result<OwnedFd> {
     }
     let id = TRACEFS
         .iter()
-        .find_map(|folder| fs::read_to_string(format!("{folder}/{BIND_RETURNS}")).ok())
+        .find_map(|folder| fs::read_to_string(format!("{folder}/events/syscalls/{name}/id")).ok())
         .context("tracefs is not mounted; type: mount -t tracefs nodev /sys/kernel/tracing")?;
     // SAFETY: made of integers and arrays of them, for which all zeros are valid.
     let mut attr: Attr = unsafe { zeroed() };

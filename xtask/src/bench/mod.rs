@@ -1,6 +1,7 @@
 //! Owns `cargo xtask bench`: what tracing costs, beside its peers and beside nothing, in one run.
 
 mod bare;
+mod bpf_stats;
 mod compare;
 mod contender;
 pub(crate) mod cost;
@@ -24,13 +25,11 @@ use std::{fs, path::PathBuf, process::ExitCode, str::FromStr, thread};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{build, run, say::say};
+use bpf_stats::BpfStats;
 use compare::Comparison;
 use stage::Over;
 use tracer::Refused;
 use work::{Load, Work};
-
-/// Where the kernel is told to time every run of every eBPF program.
-const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// Measure what tracing costs, beside its peers, an empty program and no tracing.
 ///
@@ -134,7 +133,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         .map(|work| contender::selected(&args.contenders, args.full, *work))
         .collect::<Result<Vec<_>>>()?;
     let tcptrace = build::tracer(true)?;
-    let _stats = BpfStats::enable()?;
+    sys::make_tracefs_visible().unwrap_or_else(|why| say(format_args!("{why:#}")));
+    let stats = BpfStats::enable()?;
     let mut comparisons = Vec::new();
     let mut skipped = Vec::new();
     for (work, contenders) in args.work.iter().zip(chosen) {
@@ -144,7 +144,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             drivers: args.drivers.0,
             times: args.connections,
         };
-        match Comparison::run(&contenders, &tcptrace, load, args.rounds) {
+        match Comparison::run(&contenders, &tcptrace, &stats, load, args.rounds) {
             Ok(comparison) => {
                 if args.json != Some(None) {
                     println!("{}", report::text(&comparison, args.rounds));
@@ -187,28 +187,6 @@ fn write(path: &PathBuf, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     say(format_args!("wrote {}", path.display()));
     Ok(())
-}
-
-/// Makes the kernel time eBPF programs until dropped.
-struct BpfStats {
-    before: String,
-}
-
-impl BpfStats {
-    fn enable() -> Result<Self> {
-        let before = fs::read_to_string(BPF_STATS).with_context(|| {
-            format!("this kernel does not time eBPF programs: cannot read {BPF_STATS}")
-        })?;
-        fs::write(BPF_STATS, "1").with_context(|| format!("cannot write {BPF_STATS}"))?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for BpfStats {
-    fn drop(&mut self) {
-        // Back to what it was; there is nothing to do about a refusal.
-        let _ = fs::write(BPF_STATS, &self.before);
-    }
 }
 
 #[cfg(test)]

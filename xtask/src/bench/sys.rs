@@ -1,10 +1,16 @@
 //! Owns thin wrappers of system calls that the standard library has none for.
 
 use std::{
+    ffi::{CStr, OsStr},
     io,
     mem::{size_of, zeroed},
     net::SocketAddrV4,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    ptr,
     time::Duration,
 };
 
@@ -33,6 +39,32 @@ pub(super) fn connect(socket: &OwnedFd, address: SocketAddrV4) -> io::Result<()>
     let (address, length) = raw(address)?;
     // SAFETY: the kernel reads `address`, of the length given.
     succeeded(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) })
+}
+
+/// Lets this process and those that it starts see tracefs, which peers look for and do not mount: where it is mounted
+/// nowhere, in a mount namespace of their own. To be called before there are threads.
+pub(super) fn make_tracefs_visible() -> Result<()> {
+    const PLACES: [&CStr; 2] = [c"/sys/kernel/tracing", c"/sys/kernel/debug/tracing"];
+    let is_mounted = |place: &&CStr| {
+        let events = Path::new(OsStr::from_bytes(place.to_bytes())).join("events");
+        events.exists()
+    };
+    if PLACES.iter().any(is_mounted) {
+        return Ok(());
+    }
+    let refused = "cannot mount tracefs, which some peers need";
+    // SAFETY: unshare(2) takes an integer.
+    succeeded(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context(refused)?;
+    // What is mounted here is not to be seen elsewhere.
+    mount(None, c"/", libc::MS_REC | libc::MS_PRIVATE).context(refused)?;
+    mount(Some(c"tracefs"), PLACES[0], 0).context(refused)
+}
+
+/// mount(2) of a filesystem that needs no device.
+fn mount(kind: Option<&CStr>, place: &CStr, flags: libc::c_ulong) -> io::Result<()> {
+    let kind = kind.map_or(ptr::null(), CStr::as_ptr);
+    // SAFETY: the kernel reads strings that end with NUL, or nothing.
+    succeeded(unsafe { libc::mount(kind, place.as_ptr(), kind, flags, ptr::null()) })
 }
 
 /// Lets the calling thread have the CPU before others that want it, as a trace does: nice -10.
@@ -79,9 +111,9 @@ pub(super) fn terminal() -> Result<(OwnedFd, OwnedFd)> {
         libc::openpty(
             &raw mut ours,
             &raw mut theirs,
-            std::ptr::null_mut(),
-            std::ptr::null(),
-            std::ptr::null(),
+            ptr::null_mut(),
+            ptr::null(),
+            ptr::null(),
         )
     };
     succeeded(result).context("cannot open a pseudo-terminal")?;

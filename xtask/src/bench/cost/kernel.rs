@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::base::Figures;
 use crate::{
     bench::{
-        BpfStats,
+        bpf_stats::BpfStats,
         contender::{self, Entrant},
         floor::{Floor, Hook},
         procfs::Runs,

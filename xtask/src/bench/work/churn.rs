@@ -5,11 +5,12 @@ use std::{
     mem::size_of,
     net::{SocketAddrV4, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{FIRST_PORT, Load, Ready, Work};
+use super::{FIRST_PORT, Load, PASSES, Ready, Work};
 use crate::bench::stage::{Side, Stage};
 
 /// Server ports of [`Work::Ports`], of all drivers.
@@ -37,6 +38,8 @@ pub(in crate::bench) struct Churn<'a> {
     in_turn: bool,
     /// Those of each driver.
     listeners: Vec<Vec<TcpListener>>,
+    /// How many connections each driver has made so far.
+    made: Vec<AtomicU32>,
 }
 
 impl<'a> Churn<'a> {
@@ -46,7 +49,8 @@ impl<'a> Churn<'a> {
         let each = if in_turn {
             (MANY_PORTS / load.drivers).max(1)
         } else {
-            u16::try_from(load.times.div_ceil(FOR_EACH_PORT)).unwrap_or(u16::MAX)
+            let times = load.times.saturating_mul(PASSES);
+            u16::try_from(times.div_ceil(FOR_EACH_PORT)).unwrap_or(u16::MAX)
         };
         ensure!(
             u32::from(each) * u32::from(load.drivers) <= u32::from(MOST_PORTS),
@@ -68,6 +72,7 @@ impl<'a> Churn<'a> {
             close,
             in_turn,
             listeners,
+            made: (0..load.drivers).map(|_| AtomicU32::new(0)).collect(),
         })
     }
 
@@ -82,7 +87,8 @@ impl<'a> Churn<'a> {
         ready();
         entered?;
         let addresses = addresses?;
-        for number in 0..times {
+        let made = self.made[usize::from(driver)].fetch_add(times, Ordering::Relaxed);
+        for number in (0..times).map(|number| made.wrapping_add(number)) {
             let turn = if self.in_turn {
                 number
             } else {

@@ -24,6 +24,9 @@ use super::{
 pub(super) const FIRST_PORT: u16 = 20_000;
 /// The last one.
 pub(super) const LAST_PORT: u16 = 29_999;
+/// How often a workload is done for one measurement: once to see how fast it goes, once while the kernel times
+/// programs.
+const PASSES: u32 = 2;
 /// All ports that servers listen on, as `tcptrace --port` takes them.
 pub(super) const ALL_PORTS: &str = "20000-29999";
 
@@ -51,7 +54,7 @@ pub(super) struct Load {
     pub(super) over: Over,
     /// How many do it at the same time.
     pub(super) drivers: u16,
-    /// How often each does it for one measurement.
+    /// How often each does it in one pass of a measurement.
     pub(super) times: u32,
 }
 
@@ -164,7 +167,7 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    /// Does it, for one measurement.
+    /// Does it, for one pass of a measurement.
     pub(super) fn drive(&self, load: Load) -> Result<Done> {
         if matches!(self, Self::Unrelated) {
             let begun = Instant::now();
