@@ -1,6 +1,8 @@
 //! Owns the life of a bind(), listen() or connect() from its beginning to its record, whichever hooks
 //! show it.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{bpf_probe_read_kernel, bpf_probe_read_user},
@@ -48,6 +50,9 @@ impl Syscall {
     pub(crate) const UNKNOWN: Self = Self { number: 0, fd: 0 };
 }
 
+/// `struct sockaddr_in` or `sockaddr_in6`, as given.
+type Asked = [u32; SOCKADDR_BYTES / 4];
+
 /// A call that has not returned.
 #[repr(C)]
 pub(crate) struct UnderWay {
@@ -55,8 +60,8 @@ pub(crate) struct UnderWay {
     /// The socket that the kernel has found in the way last; 0 for none.
     guilty: u64,
     began_ns: u64,
-    /// `struct sockaddr_in` or `sockaddr_in6`, as given; zeros where it could not be read.
-    asked: [u32; SOCKADDR_BYTES / 4],
+    /// Zeros where it could not be read.
+    asked: Asked,
     /// Bytes of the address that was given; the backlog of listen().
     number: u32,
     lport: u16,
@@ -128,8 +133,9 @@ pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, numbe
     if config!(filters) & BY_OWNER != 0 && !is_of_owner(sk, &common, cookie) {
         return;
     }
-    let mut asked = [0; SOCKADDR_BYTES / 4];
-    let asked_known = u32::from(read_address(address, &mut asked));
+    let mut place = MaybeUninit::uninit();
+    let (asked, asked_known) = read_address(address, &mut place);
+    let asked = *asked;
     let asked_port = if call != call::LISTEN && number >= 4 {
         u16::from_be((asked[0] >> 16) as u16)
     } else {
@@ -153,7 +159,7 @@ pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, numbe
         lport,
         state: common.field(config!(offsets.skc_state)),
         call,
-        asked_known,
+        asked_known: asked_known.into(),
         syscall,
         flags: 0,
         holders: 0,
@@ -412,12 +418,13 @@ fn fill_asked(record: *mut CallRecord, begun: &UnderWay, call: u8) {
     }
 }
 
-/// Copies the address; says whether there is one that could be read. What lies behind it may belong to
+/// Copies the address into `asked`; says whether there is one that could be read. What lies behind it may belong to
 /// nobody, so the shorter form is tried, too.
 #[inline(always)]
-fn read_address(address: Address, asked: &mut [u32; SOCKADDR_BYTES / 4]) -> bool {
-    let read = |size: u32, asked: &mut [u32; SOCKADDR_BYTES / 4]| {
-        let to = asked.as_mut_ptr().cast();
+fn read_address(address: Address, asked: &mut MaybeUninit<Asked>) -> (&Asked, bool) {
+    let to = asked.as_mut_ptr();
+    let read = |size: u32| {
+        let to = to.cast();
         // SAFETY: the buffer has at least `size` bytes; the helpers fail on a bad source.
         unsafe {
             match address {
@@ -427,7 +434,18 @@ fn read_address(address: Address, asked: &mut [u32; SOCKADDR_BYTES / 4]) -> bool
             }
         }
     };
-    read(SOCKADDR_BYTES as u32, asked) || read(SOCKADDR_IN_BYTES, asked)
+    let mut known = read(SOCKADDR_BYTES as u32);
+    if !known {
+        // Volatile: the compiler would make a call of it that writes byte by byte.
+        let words = to.cast::<u32>();
+        for word in 0..SOCKADDR_BYTES / 4 {
+            // SAFETY: so many words lie there.
+            unsafe { words.add(word).write_volatile(0) };
+        }
+        known = read(SOCKADDR_IN_BYTES);
+    }
+    // SAFETY: all of it has been read, or written.
+    (unsafe { &*to }, known)
 }
 
 /// `--pid`: a call of that process, or for a socket of its.

@@ -149,7 +149,13 @@ impl<const WORDS: usize> Window<WORDS> {
     /// Four words at `offset` of the window, which has been filled.
     #[inline(always)]
     fn words(&self, offset: u32) -> [u32; 4] {
-        [0, 4, 8, 12].map(|word| self.field(offset + word))
+        // Not by `map`, which the compiler may make a function of its own.
+        [
+            self.field(offset),
+            self.field(offset + 4),
+            self.field(offset + 8),
+            self.field(offset + 12),
+        ]
     }
 
     /// The field at `offset` of the window, which has been filled: an integer.

@@ -15,6 +15,17 @@ pub(crate) fn current() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
+/// The two words that lie at these 8 bytes, in the order of their addresses.
+#[inline(always)]
+fn halves(bytes: u64) -> [u32; 2] {
+    let (low, high) = (bytes as u32, (bytes >> 32) as u32);
+    if cfg!(target_endian = "little") {
+        [low, high]
+    } else {
+        [high, low]
+    }
+}
+
 /// Writes who is on the CPU to their places in a record: process and thread, as the initial PID namespace numbers
 /// them, and the name.
 ///
@@ -28,12 +39,14 @@ pub(crate) unsafe fn tell(pid: *mut u32, tid: *mut u32, comm: *mut [u8; TASK_COM
         let thread = kernel::load(task, config!(offsets.task_pid)).unwrap_or(0);
         // The kernel pads a name with zeros: fs/exec.c `__set_task_comm` (v6.18).
         let at = config!(offsets.task_comm);
-        let words = [0, 4, 8, 12].map(|word| kernel::load(task, at + word).unwrap_or(0));
+        // Not by `map` of an array, which the compiler makes a function of its own.
+        let [a, b] = halves(kernel::load(task, at).unwrap_or(0));
+        let [c, d] = halves(kernel::load(task, at + 8).unwrap_or(0));
         // SAFETY: the caller vouches for the places.
         unsafe {
             *pid = process;
             *tid = thread;
-            kernel::store_words(comm, words);
+            kernel::store_words(comm, [a, b, c, d]);
         }
         return;
     }

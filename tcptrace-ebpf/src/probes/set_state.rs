@@ -216,11 +216,12 @@ fn fill(
             &raw mut (*record).tid,
             &raw mut (*record).comm,
         );
-        (*record).error = 0;
-        (*record).shutdown = 0;
-        (*record).file = file::UNKNOWN;
-        (*record).user_timeout_ms = 0;
-        (*record).exit_code = 0;
+        // Volatile: the compiler would make a call of one of them that writes byte by byte.
+        (&raw mut (*record).error).write_volatile(0);
+        (&raw mut (*record).shutdown).write_volatile(0);
+        (&raw mut (*record).file).write_volatile(file::UNKNOWN);
+        (&raw mut (*record).user_timeout_ms).write_volatile(0);
+        (&raw mut (*record).exit_code).write_volatile(0);
     }
 }
 
