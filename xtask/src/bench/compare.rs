@@ -262,6 +262,7 @@ fn measure(entrant: &Entrant, tcptrace: &Path, stats: &BpfStats, load: Load) -> 
     let floor = match entrant.contender.kind {
         Kind::Empty => Some(Floor::attach(load.work.hook())?),
         Kind::Everywhere => Some(Floor::everywhere()?),
+        Kind::BareEverywhere => Some(Floor::everywhere_that_records()?),
         Kind::Bare => Some(Floor::that_records()?),
         Kind::Untraced | Kind::Tcptrace(_) | Kind::Peer { .. } => None,
     };
@@ -301,7 +302,7 @@ fn measure(entrant: &Entrant, tcptrace: &Path, stats: &BpfStats, load: Load) -> 
     }
     let process = match tracer.zip(cpu) {
         None => None,
-        Some((tracer, (cpu, in_user))) => {
+        Some((mut tracer, (cpu, in_user))) => {
             tracer.settle()?;
             let memory = tracer.memory()?.most;
             let lost = tracer.stop().context("cannot end the tracer")?;

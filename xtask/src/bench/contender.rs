@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Everywhere,
     /// Nothing but the helper calls of a record.
     Bare,
+    /// The same, on every hook where tcptrace makes one for a connection, and empty ones on the others.
+    BareEverywhere,
     /// With these flags; `{ports}` stands for those of the workload, `{recording}` for a file.
     Tcptrace(&'static [&'static str]),
     Peer {
@@ -120,6 +122,12 @@ pub(super) static ALL: &[Contender] = &[
         name: "bare",
         shown: "helper calls alone",
         kind: Kind::Bare,
+        usual: Usual::Connections,
+    },
+    Contender {
+        name: "bare-everywhere",
+        shown: "helpers, on every hook",
+        kind: Kind::BareEverywhere,
         usual: Usual::Connections,
     },
     tcptrace("json", "tcptrace --json", Usual::Always, &["--json"]),
@@ -217,7 +225,9 @@ impl Contender {
     /// Whether it prints a line for a connection of the workloads.
     pub(super) fn shows_connections(&self) -> bool {
         match self.kind {
-            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare => false,
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare | Kind::BareEverywhere => {
+                false
+            }
             Kind::Tcptrace(flags) => flags.first() != Some(&"record") && !flags.contains(&"7"),
             Kind::Peer { .. } => true,
         }
@@ -227,7 +237,11 @@ impl Contender {
     pub(super) fn has_programs(&self) -> bool {
         match self.kind {
             Kind::Untraced => false,
-            Kind::Empty | Kind::Everywhere | Kind::Bare | Kind::Tcptrace(_) => true,
+            Kind::Empty
+            | Kind::Everywhere
+            | Kind::Bare
+            | Kind::BareEverywhere
+            | Kind::Tcptrace(_) => true,
             Kind::Peer { has_programs, .. } => has_programs,
         }
     }
@@ -235,7 +249,11 @@ impl Contender {
     /// Why it has nothing to do with a workload; none if it has.
     pub(super) fn misses(&self, work: Work) -> Option<&'static str> {
         let is_peer = matches!(self.kind, Kind::Peer { .. });
-        if matches!(self.kind, Kind::Bare | Kind::Everywhere) && work.is_of_calls() {
+        if matches!(
+            self.kind,
+            Kind::Bare | Kind::Everywhere | Kind::BareEverywhere
+        ) && work.is_of_calls()
+        {
             return Some("it is on the hooks of connections");
         }
         (is_peer && work == Work::FailingBinds).then_some("it shows no bind()")
@@ -281,9 +299,12 @@ impl Entrant {
     /// Finds its program. An error says why it is left out.
     pub(super) fn find(contender: &'static Contender) -> Result<Self> {
         let peer = match contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare | Kind::Tcptrace(_) => {
-                None
-            }
+            Kind::Untraced
+            | Kind::Empty
+            | Kind::Everywhere
+            | Kind::Bare
+            | Kind::BareEverywhere
+            | Kind::Tcptrace(_) => None,
             Kind::Peer { find, .. } => Some(find()?),
         };
         Ok(Self { contender, peer })
@@ -292,7 +313,9 @@ impl Entrant {
     /// As a plot colours it.
     pub(super) fn class(&self) -> &'static str {
         match self.contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare => "none",
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare | Kind::BareEverywhere => {
+                "none"
+            }
             Kind::Tcptrace(_) => "ours",
             Kind::Peer { .. } => "theirs",
         }
@@ -306,7 +329,9 @@ impl Entrant {
     /// What starts it; none if there is nothing to start.
     pub(super) fn command(&self, tcptrace: &Path, recording: &Path) -> Result<Option<Command>> {
         let flags = match self.contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare => return Ok(None),
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare | Kind::BareEverywhere => {
+                return Ok(None);
+            }
             Kind::Tcptrace(flags) | Kind::Peer { flags, .. } => flags,
         };
         let mut command = match &self.peer {
@@ -328,7 +353,9 @@ impl Entrant {
     /// How many records it lost, by what it wrote; none if it does not say.
     pub(super) fn lost(&self, stdout: &str, stderr: &str) -> Option<u64> {
         match self.contender.kind {
-            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare => None,
+            Kind::Untraced | Kind::Empty | Kind::Everywhere | Kind::Bare | Kind::BareEverywhere => {
+                None
+            }
             Kind::Tcptrace(_) => lost_by_tcptrace(stdout).or_else(|| lost_by_tcptrace(stderr)),
             Kind::Peer { has_programs, .. } => has_programs.then(|| lost_by_peer(stderr)),
         }

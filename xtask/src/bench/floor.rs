@@ -46,8 +46,7 @@ enum Place {
     Syscall(&'static str),
 }
 
-/// Where tcptrace has programs with `--backend timer --calls syscalls`, the backends that every kernel has: two on
-/// state changes, and one more than here where a call returns, for the first of which there is nothing to do.
+/// Where tcptrace has programs with `--backend timer --calls syscalls`, the backends that every kernel has.
 const EVERYWHERE: [Place; 18] = [
     Place::Raw(c"inet_sock_set_state"),
     Place::Raw(c"inet_sock_set_state"),
@@ -68,6 +67,18 @@ const EVERYWHERE: [Place; 18] = [
     Place::Syscall("sys_exit_accept"),
     Place::Syscall("sys_exit_accept4"),
 ];
+
+impl Place {
+    /// Whether a program there makes a record for every connection: of the two on state changes, the first.
+    fn records(self, index: usize) -> bool {
+        match self {
+            Self::Raw(name) => {
+                index == 0 || name == c"tcp_send_reset" || name == c"tcp_receive_reset"
+            }
+            Self::Syscall(name) => name.starts_with("sys_exit_accept"),
+        }
+    }
+}
 
 /// Attached programs of this benchmark's own.
 pub(super) struct Floor {
@@ -98,6 +109,25 @@ impl Floor {
         Ok(Self {
             programs,
             ring: None,
+        })
+    }
+
+    /// The same, but that those call the helpers of a record which make one for every connection.
+    pub(super) fn everywhere_that_records() -> Result<Self> {
+        let ring = Ring::new()?;
+        let records = ring.program();
+        let mut programs = Vec::new();
+        for (index, place) in EVERYWHERE.into_iter().enumerate() {
+            let instructions = if place.records(index) {
+                records.as_slice()
+            } else {
+                &RETURN_0
+            };
+            programs.push(Program::attach(place, instructions)?);
+        }
+        Ok(Self {
+            programs,
+            ring: Some(ring),
         })
     }
 

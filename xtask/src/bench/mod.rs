@@ -45,16 +45,19 @@ use work::{Load, Work};
   cargo xtask bench soak                   ten minutes at full churn: all told, memory flat
   cargo xtask bench cost                   fails if an event costs a tenth more than it did
 
-Contenders: untraced, empty (an empty program on the same hook), bare (one that only calls the helpers which a
-record of a state change takes); of tcptrace json, text, ladder, record,
+Contenders: untraced, empty (an empty program on the hook of state changes), bare (one that only calls the helpers
+which a record takes), everywhere and bare-everywhere (such programs on every hook that tcptrace has by timers
+and system calls); of tcptrace json, text, ladder, record,
 json-record, the backends timer, fentry, calls-syscalls, calls-fentry, calls-off, and the filters port-match,
 port-other; the peers tcpstates and tcplife (libbpf-tools), bpftrace (its tcplife.bt), ss (-E): from PATH, or
 from Debian's packages, unpacked and not installed. One that does not run on this kernel is left out, and the
 reason is told.
 
 Every round measures every contender once, each time beginning with another one, so that a machine that gets
-slower meanwhile is slower for all; `of untraced` is the median of the rounds' ratios. The kernel time is that
-of all programs of a contender, whatever their hooks, for each transition. Its CPU is that of its process, in
+slower meanwhile is slower for all; `of untraced` is the median of the rounds' ratios. Each measurement has two
+passes: one untimed, which tells how fast it goes and what the contender's process takes, and one while the kernel
+times programs, which slows them. The kernel time is that of all programs of a contender, whatever their hooks, for
+each transition. Its CPU is that of its process, in
 user space and in the kernel, by the process's CPU clock; what of it was in user space is what the kernel samples
 at each tick. The first event is the first line about a connection on a terminal, counted from the command. Each
 measurement has network namespaces of its own.")]
@@ -64,7 +67,7 @@ pub(crate) struct Args {
     /// How often each is measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Connections (calls, requests, batches) of each driver for one measurement
+    /// Connections (calls, requests, batches) of each driver for one pass of a measurement
     #[arg(long, default_value_t = 10_000)]
     connections: u32,
     /// What is done: one or several

@@ -109,7 +109,11 @@ impl<'a> Tracer<'a> {
         procfs::ticks_of(self.child.id())
     }
 
-    pub(super) fn memory(&self) -> Result<Memory> {
+    /// Its memory. A peer may have ended by itself, as `ss -E` does when it cannot keep up.
+    pub(super) fn memory(&mut self) -> Result<Memory> {
+        if let Some(status) = self.child.try_wait()? {
+            return Err(self.ended(status.code()));
+        }
         procfs::memory_of(self.child.id())
     }
 
@@ -180,7 +184,7 @@ impl<'a> Tracer<'a> {
         let stderr = tail(self.stderr.path()).unwrap_or_default();
         let why = contender::reason(&stderr).unwrap_or_else(|error| error.to_string());
         if self.entrant.is_tcptrace() && status != Some(3) {
-            return anyhow::anyhow!("{} ended at once: {why}", self.entrant.contender.shown);
+            return anyhow::anyhow!("{} ended by itself: {why}", self.entrant.contender.shown);
         }
         Refused(why).into()
     }
