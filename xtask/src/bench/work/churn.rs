@@ -38,7 +38,7 @@ pub(in crate::bench) struct Churn<'a> {
     in_turn: bool,
     /// Those of each driver.
     listeners: Vec<Vec<TcpListener>>,
-    /// How many connections each driver has made so far.
+    /// How many connections each driver has made so far, to whole numbers of ports.
     made: Vec<AtomicU32>,
 }
 
@@ -49,8 +49,8 @@ impl<'a> Churn<'a> {
         let each = if in_turn {
             (MANY_PORTS / load.drivers).max(1)
         } else {
-            let times = load.times.saturating_mul(PASSES);
-            u16::try_from(times.div_ceil(FOR_EACH_PORT)).unwrap_or(u16::MAX)
+            let ports = load.times.div_ceil(FOR_EACH_PORT).saturating_mul(PASSES);
+            u16::try_from(ports).unwrap_or(u16::MAX)
         };
         ensure!(
             u32::from(each) * u32::from(load.drivers) <= u32::from(MOST_PORTS),
@@ -87,7 +87,9 @@ impl<'a> Churn<'a> {
         ready();
         entered?;
         let addresses = addresses?;
-        let made = self.made[usize::from(driver)].fetch_add(times, Ordering::Relaxed);
+        // Each pass goes to ports of its own: the TIME_WAITs of another one would be reused or in the way.
+        let counted = times.next_multiple_of(FOR_EACH_PORT);
+        let made = self.made[usize::from(driver)].fetch_add(counted, Ordering::Relaxed);
         for number in (0..times).map(|number| made.wrapping_add(number)) {
             let turn = if self.in_turn {
                 number
