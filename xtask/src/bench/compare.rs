@@ -259,10 +259,12 @@ impl Figures {
 fn measure(entrant: &Entrant, tcptrace: &Path, stats: &BpfStats, load: Load) -> Result<Sample> {
     let stage = Stage::new(load.over)?;
     let prepared = Prepared::new(load, &stage)?;
+    // A kernel without one of these hooks, or that keeps it from us.
+    let refused = |why: anyhow::Error| Refused(format!("{why:#}"));
     let floor = match entrant.contender.kind {
         Kind::Empty => Some(Floor::attach(load.work.hook())?),
-        Kind::Everywhere => Some(Floor::everywhere()?),
-        Kind::BareEverywhere => Some(Floor::everywhere_that_records()?),
+        Kind::Everywhere => Some(Floor::everywhere().map_err(refused)?),
+        Kind::BareEverywhere => Some(Floor::everywhere_that_records().map_err(refused)?),
         Kind::Bare => Some(Floor::that_records()?),
         Kind::Untraced | Kind::Tcptrace(_) | Kind::Peer { .. } => None,
     };
