@@ -194,6 +194,7 @@ fn main() -> ExitCode {
         wanted_namespaces::scenarios(),
         owners::scenarios(),
         losses::scenarios(),
+        skipped::scenarios(),
         terminal::scenarios(),
         in_state::scenarios(),
         attributes::scenarios(),

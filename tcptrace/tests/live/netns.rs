@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use tcptrace::host::interface;
 
-use crate::sys;
+use crate::{skipped::Told, sys};
 
 /// The network namespace that the calling thread lives in.
 pub(crate) struct Netns {
@@ -22,8 +22,10 @@ pub(crate) struct Netns {
 /// Threads and processes that `body` starts inherit the namespace; the kernel removes it when the
 /// last of them is gone.
 pub(crate) fn with_new<T: Send>(body: impl FnOnce(&Netns) -> Result<T> + Send) -> Result<T> {
+    let losses = Told::here();
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| {
+            losses.share();
             sys::unshare(libc::CLONE_NEWNET).context("cannot make a network namespace")?;
             interface::bring_up("lo").context("cannot bring lo up")?;
             body(&Netns::current()?)
