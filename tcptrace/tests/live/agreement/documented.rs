@@ -25,10 +25,14 @@ struct Documented {
     allows: fn(&Lines<'_>, &Difference<'_>) -> bool,
 }
 
-const DOCUMENTED: [Documented; 6] = [
+const DOCUMENTED: [Documented; 7] = [
     Documented {
         says: "**When the peer's FIN came**",
         allows: date_of_fin,
+    },
+    Documented {
+        says: "While the minisocket lives there is no date",
+        allows: no_date_of_fin,
     },
     Documented {
         says: "**How often the timer was set anew**",
@@ -101,6 +105,14 @@ fn date_of_fin(lines: &Lines<'_>, difference: &Difference<'_>) -> bool {
         }
         _ => false,
     }
+}
+
+fn no_date_of_fin(lines: &Lines<'_>, difference: &Difference<'_>) -> bool {
+    let holders = lines.fentry["holders"].as_array();
+    lines.kind == "call_failed"
+        && difference.path == "holders.since_ns"
+        && difference.timer == Some(&Value::Null)
+        && holders.is_some_and(|holders| holders.iter().any(|one| one["minisocket"] == "time_wait"))
 }
 
 fn rearms(lines: &Lines<'_>, difference: &Difference<'_>) -> bool {
