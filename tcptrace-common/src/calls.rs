@@ -22,6 +22,9 @@ pub const SOCKADDR_BYTES: usize = 28;
 /// How many calls may be under way at once: tasks that wait in connect().
 pub const CALLS_UNDER_WAY: u32 = 8192;
 
+/// Of how many tasks that have called before the programs keep the place for the next call.
+pub const CALLS_KEPT: u32 = 2048;
+
 /// Some bits of one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -1,6 +1,6 @@
 //! Owns what user space tells the eBPF programs before they are loaded: where the fields of the
-//! running kernel's structures lie, and what to filter. The programs see it as read-only data that
-//! the verifier knows, so a filter that is not asked for costs nothing.
+//! running kernel's structures lie, and what to filter. It is put into the programs' instructions,
+//! so the verifier knows it, and a filter that is not asked for costs nothing.
 
 use core::mem::{offset_of, size_of};
 
@@ -233,6 +233,8 @@ pub struct Config {
     pub netns: u32,
     /// `AF_INET` or `AF_INET6` for [`filter::FAMILY`].
     pub family: u32,
+    /// Always 0.
+    pub padding: u32,
     /// Cgroup inode for [`filter::CGROUP`].
     pub cgroup_id: u64,
     /// Cookie of the IPv4 socket by which the tracer checks itself; its records pass every filter.
@@ -240,7 +242,7 @@ pub struct Config {
     pub self_check_ipv4: u64,
     /// The same for the IPv6 socket.
     pub self_check_ipv6: u64,
-    /// The reader is woken whenever this many more bytes of records wait; a power of two.
+    /// The reader is woken once in so many bytes of records; a power of two, of which the buffer is a multiple.
     pub wakeup_bytes: u32,
     /// 1 when the tracepoint `tcp_send_reset` has a reason (6.10).
     pub reset_reason: u32,
@@ -259,6 +261,7 @@ impl Config {
         uid: 0,
         netns: 0,
         family: 0,
+        padding: 0,
         cgroup_id: 0,
         self_check_ipv4: 0,
         self_check_ipv6: 0,

@@ -11,12 +11,13 @@ mod bucket;
 mod calls;
 mod config;
 pub mod kfunc;
+pub mod placeholder;
 mod record;
 mod socket_call;
 mod state;
 
 pub use bucket::{BucketOffsets, HolderLimit};
-pub use calls::{Bits, CALLS_UNDER_WAY, CallOffsets, SOCKADDR_BYTES, syscall_layout};
+pub use calls::{Bits, CALLS_KEPT, CALLS_UNDER_WAY, CallOffsets, SOCKADDR_BYTES, syscall_layout};
 pub use config::{
     CheckedConnections, CommonWindow, Config, ListenerKey, LocalWindow, Offsets, OwnerWindow,
     PORT_BITMAP_BYTES, PortSet, TimerCode, WANTED_NAMESPACES, filter,

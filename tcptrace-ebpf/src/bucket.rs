@@ -23,11 +23,13 @@ use tcptrace_common::{
 
 use crate::{
     emit,
-    kernel::{self, LocalSide, SockCommon, config},
+    kernel::{self, LocalSide, SockCommon, SockRoom},
+    memory::{self, place},
     task,
+    told::config,
 };
 
-/// Set by user space before loading, like [`crate::maps::CONFIG`]; read-only for the programs.
+/// Set by user space before loading, like [`tcptrace_common::Config`]; read-only for the programs.
 #[unsafe(no_mangle)]
 pub(crate) static BUCKET: BucketOffsets = BucketOffsets::UNKNOWN;
 
@@ -122,8 +124,8 @@ pub(crate) fn current_net() -> Option<u64> {
         return None;
     }
     let task = task::current();
-    let proxy = kernel::read::<u64>(task, bucket!(task_nsproxy))?;
-    kernel::read(proxy, bucket!(nsproxy_net))
+    let proxy = memory::read::<u64>(task, bucket!(task_nsproxy))?;
+    memory::read(proxy, bucket!(nsproxy_net))
 }
 
 /// As [`list`]: the number of sockets listed in the lower 32 bits, and [`CUT`].
@@ -276,12 +278,12 @@ fn first_bucket(net: u64, port: u64) -> u64 {
 fn chain(net: u64, port: u64) -> Option<u64> {
     let mut row = net + u64::from(bucket!(net_death_row));
     if bucket!(death_row_is_pointer) != 0 {
-        row = kernel::read(row, 0)?;
+        row = memory::read(row, 0)?;
     }
-    let hashinfo: u64 = kernel::read(row, bucket!(death_row_hashinfo))?;
-    let table: u64 = kernel::read(hashinfo, bucket!(hashinfo_bhash))?;
-    let size: u32 = kernel::read(hashinfo, bucket!(hashinfo_bhash_size))?;
-    let mix: u32 = kernel::read(net, bucket!(net_hash_mix))?;
+    let hashinfo: u64 = memory::read(row, bucket!(death_row_hashinfo))?;
+    let table: u64 = memory::read(hashinfo, bucket!(hashinfo_bhash))?;
+    let size: u32 = memory::read(hashinfo, bucket!(hashinfo_bhash_size))?;
+    let mix: u32 = memory::read(net, bucket!(net_hash_mix))?;
     let index = (port as u32).wrapping_add(mix) & size.wrapping_sub(1);
     let at = u64::from(index) * u64::from(bucket!(hash_bucket_size));
     Some(table + at + u64::from(bucket!(hash_bucket_chain)))
@@ -399,12 +401,12 @@ extern "C" fn tcptrace_near_open(node: u64) -> u64 {
 #[inline(never)]
 extern "C" fn tcptrace_emit(asker: u64, net: u64, port: u64, node: u64) -> u64 {
     let sk = node - u64::from(bucket!(skc_bind_node));
-    let mut common = SockCommon::new();
-    if !common.fill(sk, 0) {
+    let mut room = SockRoom::new();
+    let Some(common) = room.window(sk) else {
         return 0;
-    }
-    let lport: u16 = common.field(config!(offsets.skc_num));
-    let its_net: u64 = common.field(config!(offsets.skc_net));
+    };
+    let lport: u16 = common.field(place!(offsets.skc_num));
+    let its_net: u64 = common.field(place!(offsets.skc_net));
     if u64::from(lport) != port || its_net != net {
         return 0;
     }
@@ -419,20 +421,20 @@ extern "C" fn tcptrace_emit(asker: u64, net: u64, port: u64, node: u64) -> u64 {
 /// Writes every byte of `record`, which must be writable.
 #[inline(always)]
 fn fill(record: *mut HolderRecord, asker: u64, sk: u64, common: &SockCommon) {
-    let family: u16 = common.field(config!(offsets.skc_family));
+    let family: u16 = common.field(place!(offsets.skc_family));
     let local = LocalSide::of(common);
     let laddr = kernel::local_address(family, common, local);
     let raddr = kernel::remote_address(family, common);
-    let kept: u8 = common.field(config!(offsets.skc_state));
+    let kept: u8 = common.field(place!(offsets.skc_state));
     let own = if kept == TIME_WAIT {
         Own::of_minisocket(sk)
     } else {
         Own::of_socket(sk, kept)
     };
-    let device = common.field(bucket!(skc_bound_dev_if));
-    let cookie = common.field(config!(offsets.skc_cookie));
-    let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
-    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let device = common.field_at(bucket!(skc_bound_dev_if));
+    let cookie = common.field(place!(offsets.skc_cookie));
+    let netns = kernel::netns_inode(common.field(place!(offsets.skc_net)));
+    let rport = u16::from_be(common.field(place!(offsets.skc_dport)));
     // SAFETY: the caller vouches for `record`.
     unsafe {
         (*record).header = emit::header(RecordKind::Holder, emit::now_ns());
@@ -459,7 +461,7 @@ fn fill(record: *mut HolderRecord, asker: u64, sk: u64, common: &SockCommon) {
 #[inline(always)]
 fn common_flags(common: &SockCommon) -> u32 {
     let mut flags = 0;
-    let reuse: u8 = common.field(config!(offsets.skc_reuse));
+    let reuse: u8 = common.field(place!(offsets.skc_reuse));
     let mask = config!(offsets.skc_reuse_mask);
     let reuse = u32::from(reuse) & mask;
     if reuse != 0 {
@@ -469,11 +471,11 @@ fn common_flags(common: &SockCommon) -> u32 {
     if reuse == FORCE_REUSE * (mask & mask.wrapping_neg()) {
         flags |= socket_flag::FORCE_REUSE;
     }
-    let reuseport: u8 = common.field(config!(offsets.skc_reuseport));
+    let reuseport: u8 = common.field(place!(offsets.skc_reuseport));
     if u32::from(reuseport) & config!(offsets.skc_reuseport_mask) != 0 {
         flags |= socket_flag::REUSEPORT;
     }
-    let v6only: u8 = common.field(bucket!(skc_ipv6only));
+    let v6only: u8 = common.field_at(bucket!(skc_ipv6only));
     if u32::from(v6only) & bucket!(skc_ipv6only_mask) != 0 {
         flags |= socket_flag::V6ONLY;
     }
@@ -494,7 +496,7 @@ impl Own {
     #[inline(always)]
     fn of_socket(sk: u64, state: u8) -> Self {
         let mut flags = 0;
-        let locks: u8 = kernel::read(sk, bucket!(sk_userlocks)).unwrap_or(0);
+        let locks: u8 = memory::read(sk, bucket!(sk_userlocks)).unwrap_or(0);
         let locks = u32::from(locks) >> (bucket!(sk_userlocks_shift) & 7);
         if locks & ADDRESS_LOCK != 0 {
             flags |= socket_flag::ADDRESS_BOUND;
@@ -502,7 +504,7 @@ impl Own {
         if locks & PORT_LOCK != 0 {
             flags |= socket_flag::PORT_BOUND;
         }
-        if kernel::read::<u64>(sk, bucket!(sk_reuseport_cb)).unwrap_or(0) != 0 {
+        if memory::read::<u64>(sk, bucket!(sk_reuseport_cb)).unwrap_or(0) != 0 {
             flags |= socket_flag::REUSEPORT_GROUP;
         }
         let file = File::of(sk);
@@ -510,7 +512,7 @@ impl Own {
             state,
             flags,
             uid: if bucket!(uid_of_inode) == 0 {
-                kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX)
+                memory::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX)
             } else {
                 file.uid
             },
@@ -522,13 +524,13 @@ impl Own {
     #[inline(always)]
     fn of_minisocket(tw: u64) -> Self {
         let mut flags = socket_flag::MINISOCKET;
-        if kernel::read::<u32>(tw, config!(offsets.tw_ts_recent_stamp)).unwrap_or(0) != 0 {
+        if memory::read::<u32>(tw, config!(offsets.tw_ts_recent_stamp)).unwrap_or(0) != 0 {
             flags |= socket_flag::TIMESTAMPS;
         }
-        let timer = config!(offsets.tw_timer);
-        let expires: u64 = kernel::read(tw, timer + config!(offsets.timer_expires)).unwrap_or(0);
+        let timer = tw + u64::from(config!(offsets.tw_timer));
+        let expires: u64 = memory::read(timer, config!(offsets.timer_expires)).unwrap_or(0);
         Self {
-            state: kernel::read(tw, config!(offsets.tw_substate)).unwrap_or(0),
+            state: memory::read(tw, config!(offsets.tw_substate)).unwrap_or(0),
             flags,
             uid: 0,
             inode: 0,
@@ -550,7 +552,7 @@ struct File {
 impl File {
     #[inline(always)]
     fn of(sk: u64) -> Self {
-        match kernel::read::<u64>(sk, config!(offsets.sk_socket)) {
+        match memory::read::<u64>(sk, config!(offsets.sk_socket)) {
             None => Self {
                 inode: 0,
                 uid: u32::MAX,
@@ -561,7 +563,7 @@ impl File {
                 let (number, _) = peek::<u64>(inode, bucket!(inode_number));
                 Self {
                     inode: number as u32,
-                    uid: kernel::read(inode, bucket!(inode_uid)).unwrap_or(u32::MAX),
+                    uid: memory::read(inode, bucket!(inode_uid)).unwrap_or(u32::MAX),
                 }
             }
         }

@@ -1,22 +1,23 @@
 //! Owns the life of a bind(), listen() or connect() from its beginning to its record, whichever hooks
 //! show it.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{bpf_probe_read_kernel, bpf_probe_read_user},
 };
 use tcptrace_common::{
-    AF_INET, AF_INET6, CallRecord, RecordKind, SOCKADDR_BYTES, call, filter, socket_flag,
+    AF_INET, AF_INET6, CALLS_KEPT, CallRecord, RecordKind, SOCKADDR_BYTES, call, filter,
+    socket_flag,
 };
 
 use crate::{
     bucket, emit,
     filter::{self as filters, Ports},
-    kernel::{self, Owner, SockCommon, config},
-    maps::{CALLS, FOLLOWED, FOLLOWED_COOKIES},
+    kernel::{self, Owner, SockCommon, SockRoom},
+    maps::{CALLS, CALLS_HELD, FOLLOWED, FOLLOWED_COOKIES},
+    memory::{self, place},
     protocol, socket_options, task,
+    told::config,
 };
 
 /// Errnos of include/uapi/asm-generic/errno.h and include/linux/errno.h (v6.18).
@@ -66,6 +67,7 @@ pub(crate) struct UnderWay {
     number: u32,
     lport: u16,
     state: u8,
+    /// 0 when it has returned, and this waits for the task's next one.
     call: u8,
     /// 1 when `asked` could be read.
     asked_known: u32,
@@ -79,11 +81,27 @@ pub(crate) struct UnderWay {
     undecided: u32,
     /// The port asked for, host byte order; 0 for none.
     asked_port: u16,
-    padding: u16,
 }
 
-// Verifiers up to 6.2 let nothing be copied from the stack that has not been written to.
-const _: () = assert!(size_of::<UnderWay>() == 88);
+impl UnderWay {
+    /// What an entry holds before its task's first call.
+    const BLANK: Self = Self {
+        sk: 0,
+        guilty: 0,
+        began_ns: 0,
+        asked: [0; _],
+        number: 0,
+        lport: 0,
+        state: 0,
+        call: 0,
+        asked_known: 0,
+        syscall: Syscall::UNKNOWN,
+        flags: 0,
+        holders: 0,
+        undecided: 0,
+        asked_port: 0,
+    };
+}
 
 /// A field of a `*mut UnderWay`.
 macro_rules! field {
@@ -113,19 +131,19 @@ pub(crate) enum Address {
 /// is the length of the address, or the backlog.
 #[inline(always)]
 pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, number: u32) {
-    let mut common = SockCommon::new();
-    if !common.fill(sk, 0) {
+    let mut room = SockRoom::new();
+    let Some(common) = room.window(sk) else {
         return;
-    }
-    let family: u16 = common.field(config!(offsets.skc_family));
+    };
+    let family: u16 = common.field(place!(offsets.skc_family));
     if (family != AF_INET && family != AF_INET6) || !filters::family_matches(family) {
         return;
     }
     // The hooks serve datagrams, too.
-    if protocol::is_tcp(sk, &common, false) != Some(true) {
+    if protocol::is_tcp(&common, false) != Some(true) {
         return;
     }
-    let cookie: u64 = common.field(config!(offsets.skc_cookie));
+    let cookie: u64 = common.field(place!(offsets.skc_cookie));
     if cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6)) {
         return;
     }
@@ -133,46 +151,79 @@ pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, numbe
     if config!(filters) & BY_OWNER != 0 && !is_of_owner(sk, &common, cookie) {
         return;
     }
-    let mut place = MaybeUninit::uninit();
-    let (asked, asked_known) = read_address(address, &mut place);
-    let asked = *asked;
+    let Some(entry) = entry() else {
+        return emit::count_lost(RecordKind::Call);
+    };
+    // What a call before has left there, which was not seen to return.
+    field!(entry.call = 0);
+    // SAFETY: as for every field of the entry.
+    let asked_known = read_address(address, unsafe { &raw mut (*entry).asked });
+    // SAFETY: as above.
+    let first: u32 = unsafe { (*entry).asked[0] };
     let asked_port = if call != call::LISTEN && number >= 4 {
-        u16::from_be((asked[0] >> 16) as u16)
+        u16::from_be((first >> 16) as u16)
     } else {
         0
     };
-    let lport = common.field(config!(offsets.skc_num));
+    let lport = common.field(place!(offsets.skc_num));
     let mut undecided = 0;
     if filters::by_port() {
         match ports_match(call, lport, asked_port) {
             Ports::Yes => {}
-            Ports::No => return,
+            Ports::No => return forget(entry),
             Ports::Undecided => undecided = 1,
         }
     }
-    let under_way = UnderWay {
-        sk,
-        guilty: 0,
-        began_ns: emit::now_ns(),
-        asked,
-        number,
-        lport,
-        state: common.field(config!(offsets.skc_state)),
-        call,
-        asked_known: asked_known.into(),
-        syscall,
-        flags: 0,
-        holders: 0,
-        undecided,
-        asked_port,
-        padding: 0,
-    };
-    if CALLS
-        .insert(bpf_get_current_pid_tgid(), &under_way, 0)
-        .is_err()
-    {
-        emit::count_lost(RecordKind::Call);
+    field!(entry.sk = sk);
+    field!(entry.guilty = 0);
+    field!(entry.began_ns = emit::now_ns());
+    field!(entry.number = number);
+    field!(entry.lport = lport);
+    field!(entry.state = common.field(place!(offsets.skc_state)));
+    field!(entry.asked_known = asked_known.into());
+    field!(entry.syscall = syscall);
+    field!(entry.flags = 0);
+    field!(entry.holders = 0);
+    field!(entry.undecided = undecided);
+    field!(entry.asked_port = asked_port);
+    field!(entry.call = call);
+}
+
+/// The entry of the current task, with what an earlier call has left there; `None` when there is no room for one.
+#[inline(always)]
+fn entry() -> Option<*mut UnderWay> {
+    let task = bpf_get_current_pid_tgid();
+    if let Some(entry) = CALLS.get_ptr_mut(task) {
+        return Some(entry);
     }
+    CALLS.insert(task, &UnderWay::BLANK, 0).ok()?;
+    count_entries(1);
+    CALLS.get_ptr_mut(task)
+}
+
+/// The current task's call.
+#[inline(always)]
+fn current() -> Option<*mut UnderWay> {
+    let entry = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())?;
+    (field!(entry.call) != 0).then_some(entry)
+}
+
+/// Forgets the current task's call. Its entry stays for the next one, which is then spared the most of what a
+/// beginning costs; but no more than [`CALLS_KEPT`] do, so that tasks that are gone take nobody's place.
+#[inline(always)]
+fn forget(entry: *mut UnderWay) {
+    // SAFETY: an aligned 8-byte load of a static; volatile, as everywhere else where it changes meanwhile.
+    if unsafe { CALLS_HELD.as_ptr().read_volatile() } <= u64::from(CALLS_KEPT) {
+        field!(entry.call = 0);
+    } else if CALLS.remove(bpf_get_current_pid_tgid()).is_ok() {
+        count_entries(-1);
+    }
+}
+
+#[inline(always)]
+fn count_entries(more: i64) {
+    // SAFETY: a static of 8 bytes, aligned as an atomic is.
+    unsafe { emit::add(CALLS_HELD.as_ptr(), more) };
 }
 
 /// What the port filters say. The port asked for is the local one of bind() and the remote one of
@@ -194,9 +245,9 @@ fn ports_match(call: u8, lport: u16, asked: u16) -> Ports {
 /// Whether the filters on namespace, user, cgroup and process want the socket.
 #[inline(always)]
 fn is_of_owner(sk: u64, common: &SockCommon, cookie: u64) -> bool {
-    let uid = kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX);
-    let cgroup = kernel::read(sk, config!(offsets.sk_cgrp_data)).and_then(kernel::untagged);
-    let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
+    let uid = memory::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX);
+    let cgroup = memory::read(sk, config!(offsets.sk_cgrp_data)).and_then(kernel::untagged);
+    let netns = kernel::netns_inode(common.field(place!(offsets.skc_net)));
     filters::owner_matches(netns, Owner { uid, cgroup })
         && (config!(filters) & filter::PID == 0 || is_followed(sk, cookie))
 }
@@ -205,29 +256,48 @@ fn is_of_owner(sk: u64, common: &SockCommon, cookie: u64) -> bool {
 /// listen().
 #[inline(always)]
 pub(crate) fn in_the_way(asker: u64, holder: u64) {
-    if let Some(under_way) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) {
-        // SAFETY: only this task uses the entry.
-        unsafe {
-            if (*under_way).sk == asker {
-                (*under_way).guilty = holder;
-            }
-        }
+    if let Some(under_way) = current()
+        && field!(under_way.sk) == asker
+    {
+        field!(under_way.guilty = holder);
     }
 }
 
-/// Which call the current task has begun by the system call with this number, for which socket, and the
-/// descriptor of that.
-#[inline(always)]
-pub(crate) fn under_way(number: u32) -> Option<(u8, u64, u32)> {
-    let under_way = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())?;
-    let Syscall { number: begun, fd } = field!(under_way.syscall);
-    (begun == number).then_some((field!(under_way.call), field!(under_way.sk), fd))
+/// A call that the current task has begun by a system call.
+#[derive(Clone, Copy)]
+pub(crate) struct Begun {
+    entry: *mut UnderWay,
+    pub(crate) call: u8,
+    pub(crate) sk: u64,
+    /// The descriptor of the socket.
+    pub(crate) fd: u32,
 }
 
-/// Forgets the current task's call.
+impl Begun {
+    /// The one by the system call with this number.
+    #[inline(always)]
+    pub(crate) fn by(number: u32) -> Option<Self> {
+        let entry = current()?;
+        let Syscall { number: begun, fd } = field!(entry.syscall);
+        (begun == number).then(|| Self {
+            entry,
+            call: field!(entry.call),
+            sk: field!(entry.sk),
+            fd,
+        })
+    }
+
+    /// Forgets it.
+    #[inline(always)]
+    pub(crate) fn forget(self) {
+        forget(self.entry);
+    }
+}
+
+/// Whether a call that returns this has met with the holders of a port.
 #[inline(always)]
-pub(crate) fn forget() {
-    let _ = CALLS.remove(bpf_get_current_pid_tgid());
+pub(crate) fn may_have_holders(result: i32) -> bool {
+    matches!(result.wrapping_neg(), EADDRINUSE | EADDRNOTAVAIL)
 }
 
 /// Lists who holds the port of the current task's call of `call` for the socket at `sk`, if it has failed
@@ -244,7 +314,7 @@ pub(crate) fn list_holders(call: u8, sk: u64, result: i32) {
         EADDRINUSE
     };
     if result == -error
-        && let Some(under_way) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())
+        && let Some(under_way) = current()
         && field!(under_way.call) == call
     {
         list(under_way, sk);
@@ -254,7 +324,7 @@ pub(crate) fn list_holders(call: u8, sk: u64, result: i32) {
 /// Likewise for a bind() or listen(), whichever it is, that gets no port.
 #[inline(always)]
 pub(crate) fn list_holders_of_port(sk: u64) {
-    if let Some(under_way) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())
+    if let Some(under_way) = current()
         && field!(under_way.call) != call::CONNECT
     {
         list(under_way, sk);
@@ -278,10 +348,10 @@ fn list(under_way: *mut UnderWay, sk: u64) {
     // have such a one.
     // SAFETY: the entry is there until it is removed.
     let sk = unsafe { (&raw const (*under_way).sk).read_volatile() };
-    let Some(net) = kernel::read(sk, config!(offsets.skc_net)) else {
+    let Some(net) = memory::read(sk, config!(offsets.skc_net)) else {
         return;
     };
-    let device = kernel::read(sk, config!(calls.skc_bound_dev_if)).unwrap_or(0);
+    let device = memory::read(sk, config!(calls.skc_bound_dev_if)).unwrap_or(0);
     let listed = bucket::list(sk, net, port, device);
     field!(under_way.holders = listed.count);
     field!(under_way.flags = socket_flag::HOLDERS_LISTED);
@@ -294,7 +364,7 @@ fn list(under_way: *mut UnderWay, sk: u64) {
 /// was seen to begin and is wanted. `flags` are bits of [`socket_flag`].
 #[inline(always)]
 pub(crate) fn end(call: u8, sk: u64, result: i32, flags: u32) {
-    let Some(under_way) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) else {
+    let Some(under_way) = current() else {
         return;
     };
     if field!(under_way.sk) == sk
@@ -303,7 +373,7 @@ pub(crate) fn end(call: u8, sk: u64, result: i32, flags: u32) {
     {
         record(under_way, call, result, flags);
     }
-    forget();
+    forget(under_way);
 }
 
 /// Transitions tell of a connect() that succeeds, or goes on; a call that a signal has interrupted in this
@@ -319,17 +389,17 @@ pub(crate) fn is_worth_telling(call: u8, result: i32) -> bool {
 #[inline(always)]
 fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
     let sk = field!(under_way.sk);
-    let mut common = SockCommon::new();
-    if !common.fill(sk, 0) {
+    let mut room = SockRoom::new();
+    let Some(common) = room.window(sk) else {
         return emit::count_lost(RecordKind::Call);
-    }
-    let lport: u16 = common.field(config!(offsets.skc_num));
+    };
+    let lport: u16 = common.field(place!(offsets.skc_num));
     if field!(under_way.undecided) != 0 && filters::ports_match(lport, 0) != Ports::Yes {
         return;
     }
-    let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
-    let uid = kernel::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX);
-    let cgroup_id = kernel::read(sk, config!(offsets.sk_cgrp_data))
+    let netns = kernel::netns_inode(common.field(place!(offsets.skc_net)));
+    let uid = memory::read(sk, config!(offsets.sk_uid)).unwrap_or(u32::MAX);
+    let cgroup_id = memory::read(sk, config!(offsets.sk_cgrp_data))
         .and_then(kernel::untagged)
         .and_then(kernel::cgroup_node)
         .map_or(0, kernel::node_id);
@@ -339,12 +409,12 @@ fn record(under_way: *mut UnderWay, call: u8, result: i32, flags: u32) {
     let record = entry.as_mut_ptr();
     // SAFETY: the entry is there until it is removed, and only its task uses it.
     let begun = unsafe { &*under_way };
-    let family: u16 = common.field(config!(offsets.skc_family));
+    let family: u16 = common.field(place!(offsets.skc_family));
     let laddr = kernel::local_address(family, &common, kernel::LocalSide::of(&common));
     let raddr = kernel::remote_address(family, &common);
-    let cookie = common.field(config!(offsets.skc_cookie));
-    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
-    let state = common.field(config!(offsets.skc_state));
+    let cookie = common.field(place!(offsets.skc_cookie));
+    let rport = u16::from_be(common.field(place!(offsets.skc_dport)));
+    let state = common.field(place!(offsets.skc_state));
     // SAFETY: a reserved entry is writable memory for exactly this type. Every byte is written.
     unsafe {
         (*record).cgroup_id = cgroup_id;
@@ -418,13 +488,12 @@ fn fill_asked(record: *mut CallRecord, begun: &UnderWay, call: u8) {
     }
 }
 
-/// Copies the address into `asked`; says whether there is one that could be read. What lies behind it may belong to
-/// nobody, so the shorter form is tried, too.
+/// Copies the address to `asked`, which must be writable; says whether there is one that could be read. What lies
+/// behind it may belong to nobody, so the shorter form is tried, too.
 #[inline(always)]
-fn read_address(address: Address, asked: &mut MaybeUninit<Asked>) -> (&Asked, bool) {
-    let to = asked.as_mut_ptr();
+fn read_address(address: Address, asked: *mut Asked) -> bool {
     let read = |size: u32| {
-        let to = to.cast();
+        let to = asked.cast();
         // SAFETY: the buffer has at least `size` bytes; the helpers fail on a bad source.
         unsafe {
             match address {
@@ -434,18 +503,16 @@ fn read_address(address: Address, asked: &mut MaybeUninit<Asked>) -> (&Asked, bo
             }
         }
     };
-    let mut known = read(SOCKADDR_BYTES as u32);
-    if !known {
-        // Volatile: the compiler would make a call of it that writes byte by byte.
-        let words = to.cast::<u32>();
-        for word in 0..SOCKADDR_BYTES / 4 {
-            // SAFETY: so many words lie there.
-            unsafe { words.add(word).write_volatile(0) };
-        }
-        known = read(SOCKADDR_IN_BYTES);
+    if read(SOCKADDR_BYTES as u32) {
+        return true;
     }
-    // SAFETY: all of it has been read, or written.
-    (unsafe { &*to }, known)
+    // Volatile: the compiler would make a call of it that writes byte by byte.
+    let words = asked.cast::<u32>();
+    for word in 0..SOCKADDR_BYTES / 4 {
+        // SAFETY: so many words lie there.
+        unsafe { words.add(word).write_volatile(0) };
+    }
+    read(SOCKADDR_IN_BYTES)
 }
 
 /// `--pid`: a call of that process, or for a socket of its.

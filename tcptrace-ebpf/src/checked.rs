@@ -1,8 +1,9 @@
 //! Owns the question whether a socket is one of those by which the tracer checks itself.
 
 use crate::{
-    kernel::{self, SockCommon, config},
+    kernel::{self, SockCommon},
     maps::CHECKED,
+    memory::place,
 };
 
 /// Whether the tracer checks itself now.
@@ -18,8 +19,8 @@ pub(crate) fn is_checked(common: &SockCommon, lport: u16) -> bool {
     let Some(checked) = CHECKED.get(0) else {
         return false;
     };
-    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let rport = u16::from_be(common.field(place!(offsets.skc_dport)));
     checked.port != 0
         && (checked.port == lport || checked.port == rport)
-        && checked.netns == kernel::netns_inode(common.field(config!(offsets.skc_net)))
+        && checked.netns == kernel::netns_inode(common.field(place!(offsets.skc_net)))
 }

@@ -3,15 +3,15 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns},
     maps::ring_buf::RingBufEntry,
 };
 use tcptrace_common::{RecordHeader, RecordKind};
 
 use crate::{
-    kernel::config,
     maps::{EVENTS, LOST, LOST_SO_FAR},
+    told::config,
 };
 
 /// Makes room for a record of this kind. A failure is counted: nothing is lost silently.
@@ -51,15 +51,21 @@ pub(crate) fn header(kind: RecordKind, ts_ns: u64) -> RecordHeader {
     }
 }
 
-/// Hands a filled record over. The reader looks by itself many times a second; it is woken only when
-/// the records that wait have passed another multiple of `wakeup_bytes`.
+/// Hands a filled record over. The reader looks by itself many times a second; it is woken only once in
+/// `wakeup_bytes` of records: by that one across whose end another multiple of them lies.
 #[inline(always)]
-pub(crate) fn submit<T: 'static>(entry: RingBufEntry<T>) {
-    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
-    let before = waiting.saturating_sub(size_of::<T>() as u64 + 8);
+pub(crate) fn submit<T: 'static>(mut entry: RingBufEntry<T>) {
+    const { assert!(size_of::<T>().is_multiple_of(8)) };
+    // Records lie one behind the other, each behind a header of 8 bytes (kernel/bpf/ringbuf.c
+    // `__bpf_ringbuf_reserve`, v6.18), in a buffer of so many steps. Where it begins is nobody's business: the
+    // verifier lets a program take the address of a record for a number only as the distance to another.
+    let end = (entry.as_mut_ptr().addr() as u64)
+        .wrapping_sub(LOST_SO_FAR.as_ptr().addr() as u64)
+        .wrapping_add(size_of::<T>() as u64);
+    let begin = end.wrapping_sub(size_of::<T>() as u64 + 8);
     let step = u64::from(config!(wakeup_bytes));
     // `step` is a power of two: the bits above it differ when a multiple lies between.
-    let flags = if (waiting ^ before) & !(step - 1) != 0 {
+    let flags = if (begin ^ end) & !(step - 1) != 0 {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP
@@ -71,27 +77,27 @@ pub(crate) fn submit<T: 'static>(entry: RingBufEntry<T>) {
 #[inline(always)]
 pub(crate) fn count_lost(kind: RecordKind) {
     // SAFETY: the pointer is to a static of 8 bytes, aligned as an atomic is.
-    unsafe { increment(LOST_SO_FAR.as_ptr()) };
+    unsafe { add(LOST_SO_FAR.as_ptr(), 1) };
     if let Some(count) = LOST.get_ptr_mut(u32::from(kind.number())) {
         // An interrupt on this CPU may count at the same moment, hence atomic although per CPU.
         // SAFETY: a map value is 8-byte aligned and lives as long as the map.
-        unsafe { increment(count) };
+        unsafe { add(count, 1) };
     }
 }
 
-/// Adds 1 in one instruction (`BPF_XADD`, in every kernel with eBPF). `core` has no read-modify-write
+/// Adds `more` in one instruction (`BPF_XADD`, in every kernel with eBPF). `core` has no read-modify-write
 /// atomics for this target.
 ///
 /// # Safety
 /// `counter` must be 8-byte aligned and writable, and nothing but atomics may write to it.
 #[inline(always)]
-unsafe fn increment(counter: *mut u64) {
+pub(crate) unsafe fn add(counter: *mut u64, more: i64) {
     // SAFETY: the caller vouches for the pointer; the instruction touches those 8 bytes only.
     unsafe {
         asm!(
-            "lock *(u64 *)({counter} + 0) += {one}",
+            "lock *(u64 *)({counter} + 0) += {more}",
             counter = in(reg) counter,
-            one = in(reg) 1u64,
+            more = in(reg) more,
         );
     }
 }

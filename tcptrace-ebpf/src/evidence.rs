@@ -4,8 +4,10 @@
 use tcptrace_common::{TcpState, TransitionRecord, file, flag};
 
 use crate::{
-    kernel::{self, OwnerBytes, SockCommon, config},
+    kernel::{self, OwnerRoom, SockCommon},
+    memory::{self, Object, place},
     task,
+    told::config,
 };
 
 /// `ETIMEDOUT` of include/uapi/asm-generic/errno.h (v6.18).
@@ -33,14 +35,14 @@ pub(crate) fn is_wanted(oldstate: u8, newstate: u8) -> bool {
 #[inline(always)]
 pub(crate) fn add(
     record: *mut TransitionRecord,
-    sk: u64,
     oldstate: u8,
-    common: &SockCommon,
-    owner: &OwnerBytes,
+    common: &SockCommon<'_>,
+    owner: &OwnerRoom,
 ) {
-    let error = kernel::owner_field::<u32>(sk, owner, config!(offsets.sk_err)) as u16;
-    let shutdown = kernel::owner_field(sk, owner, config!(offsets.sk_shutdown));
-    let file = file_of(kernel::owner_field(sk, owner, config!(offsets.sk_socket)));
+    let sk = common.object();
+    let error = kernel::owner_field::<u32, _>(sk, owner, place!(offsets.sk_err)) as u16;
+    let shutdown = kernel::owner_field(sk, owner, place!(offsets.sk_shutdown));
+    let file = file_of(kernel::owner_field(sk, owner, place!(offsets.sk_socket)));
     // SAFETY: the caller vouches for `record`; so everywhere below.
     unsafe {
         (*record).error = error;
@@ -48,30 +50,32 @@ pub(crate) fn add(
         (*record).file = file;
     }
     set(record, flag::EVIDENCE);
-    let sock_flags: u32 = common.field(config!(offsets.skc_flags));
+    let sock_flags: u32 = common.field(place!(offsets.skc_flags));
     if sock_flags & config!(offsets.sock_dead_mask) != 0 {
         set(record, flag::ORPHAN);
     }
     if sock_flags & config!(offsets.sock_linger_mask) != 0
-        && kernel::owner_field::<u64>(sk, owner, config!(offsets.sk_lingertime)) == 0
+        && kernel::owner_field::<u64, _>(sk, owner, place!(offsets.sk_lingertime)) == 0
     {
         set(record, flag::LINGER_ZERO);
     }
     if oldstate == TcpState::FinWait2.number()
-        && kernel::load::<i32>(sk, config!(offsets.linger2)).is_some_and(|linger2| linger2 < 0)
+        && sk
+            .load::<u32, _>(place!(offsets.linger2))
+            .is_some_and(|linger2| linger2.cast_signed() < 0)
     {
         set(record, flag::NO_FIN_WAIT2);
     }
     if error == ETIMEDOUT {
-        let timeout = kernel::load(sk, config!(offsets.icsk_user_timeout)).unwrap_or(0);
+        let timeout = sk.load(place!(offsets.icsk_user_timeout)).unwrap_or(0);
         // SAFETY: as above.
         unsafe { (*record).user_timeout_ms = timeout };
     }
-    let task = task::current();
-    let task_flags: u32 = kernel::load(task, config!(offsets.task_flags)).unwrap_or(0);
+    let task = Object::at(task::current());
+    let task_flags: u32 = task.load(place!(offsets.task_flags)).unwrap_or(0);
     if task_flags & PF_EXITING != 0 {
         set(record, flag::EXITING);
-        let exit_code = kernel::load(task, config!(offsets.task_exit_code)).unwrap_or(0);
+        let exit_code = task.load(place!(offsets.task_exit_code)).unwrap_or(0);
         // SAFETY: as above.
         unsafe { (*record).exit_code = exit_code };
     }
@@ -98,18 +102,18 @@ fn file_of(socket: u64) -> u8 {
     if socket == 0 {
         return file::NONE;
     }
-    let Some(address) = kernel::load::<u64>(socket, config!(offsets.socket_file)) else {
+    let Some(address) = memory::load::<u64, _>(socket, place!(offsets.socket_file)) else {
         return file::UNKNOWN;
     };
     if address == 0 {
         // A socket of the kernel's own.
         return file::UNKNOWN;
     }
-    let Some(count) = kernel::load::<i64>(address, config!(offsets.file_count)) else {
+    let Some(count) = memory::load::<u64, _>(address, place!(offsets.file_count)) else {
         return file::UNKNOWN;
     };
     let is_dead = if config!(offsets.file_dead_is_negative) != 0 {
-        count < 0
+        count.cast_signed() < 0
     } else {
         count == 0
     };

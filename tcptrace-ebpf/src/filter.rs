@@ -8,8 +8,10 @@ use tcptrace_common::{PORT_BITMAP_BYTES, PortSet, filter};
 
 use crate::{
     follow,
-    kernel::{self, Owner, SockCommon, config},
+    kernel::{self, Owner, SockCommon},
     maps::{NETNS_WANTED, PORTS},
+    memory::place,
+    told::config,
 };
 
 /// How deep below the wanted cgroup a socket's cgroup may lie.
@@ -50,15 +52,15 @@ pub(crate) fn family_matches(family: u16) -> bool {
 /// latter, which costs a read, comes last. `lport` is the local port, 0 where it is not known.
 #[inline(always)]
 pub(crate) fn common_matches(common: &SockCommon, lport: u16) -> Ports {
-    if !family_matches(common.field(config!(offsets.skc_family))) {
+    if !family_matches(common.field(place!(offsets.skc_family))) {
         return Ports::No;
     }
-    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let rport = u16::from_be(common.field(place!(offsets.skc_dport)));
     let ports = ports_match(lport, rport);
     if ports == Ports::No || config!(filters) & (filter::NETNS | filter::NETNS_SET) == 0 {
         return ports;
     }
-    if netns_matches(kernel::netns_inode(common.field(config!(offsets.skc_net)))) {
+    if netns_matches(kernel::netns_inode(common.field(place!(offsets.skc_net)))) {
         ports
     } else {
         Ports::No

@@ -11,8 +11,10 @@ use tcptrace_common::{ListenerKey, RecordKind, TcpState, filter};
 use crate::{
     emit,
     filter::Subject,
-    kernel::{LocalSide, config},
+    kernel::LocalSide,
     maps::{AUTOBOUND, AUTOBOUND_SLOTS, FOLLOWED, FOLLOWED_COOKIES, FOLLOWED_LISTENERS},
+    memory::Object,
+    told::config,
 };
 
 const ESTABLISHED: u8 = TcpState::Established.number();
@@ -167,7 +169,9 @@ fn count_listener(key: &ListenerKey) {
 fn is_child_of_autobound(lport: u16) -> bool {
     for slot in 1..=AUTOBOUND_SLOTS as u32 {
         let listener = AUTOBOUND.get(slot).copied().unwrap_or(0);
-        if listener != 0 && LocalSide::read(listener).is_some_and(|side| side.port == lport) {
+        if listener != 0
+            && LocalSide::read(Object::at(listener)).is_some_and(|side| side.port == lport)
+        {
             return true;
         }
     }

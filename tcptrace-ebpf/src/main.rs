@@ -26,6 +26,7 @@ mod follow;
 mod identity;
 mod kernel;
 mod maps;
+mod memory;
 mod minisocket;
 mod nesting;
 mod preemption;
@@ -33,6 +34,7 @@ mod probes;
 mod protocol;
 mod socket_options;
 mod task;
+mod told;
 mod undecided;
 
 /// The helpers used (`bpf_probe_read_kernel` and others) are for GPL-compatible programs only.

@@ -7,16 +7,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use tcptrace_common::{
-    CALLS_UNDER_WAY, CheckedConnections, Config, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES,
+    CALLS_KEPT, CALLS_UNDER_WAY, CheckedConnections, KIND_COUNT, ListenerKey, PORT_BITMAP_BYTES,
     TimerCode, TransitionRecord, WANTED_NAMESPACES,
 };
 
 use crate::{call::UnderWay, nesting::CpuState, probes::time_wait::Segment};
-
-/// Set by user space before loading; read-only for the programs, so the verifier knows its values
-/// and drops the branches that they rule out. Read it with [`crate::kernel::config`].
-#[unsafe(no_mangle)]
-pub(crate) static CONFIG: Config = Config::UNSET;
 
 /// Records lost so far on all CPUs (wraps around). Each record carries it, so that the reader knows
 /// between which two records a loss lies.
@@ -79,10 +74,15 @@ pub(crate) static NETNS_WANTED: HashMap<u32, u8> = HashMap::with_max_entries(WAN
 #[map]
 pub(crate) static UNDECIDED: HashMap<u64, TransitionRecord> = HashMap::with_max_entries(1 << 15, 0);
 
-/// Calls of bind(), listen() and connect() that have not returned, by `pid_tgid` of their task. User space
-/// shrinks it to one entry when they are not watched.
+/// Calls of bind(), listen() and connect() that have not returned, by `pid_tgid` of their task; and the entries of
+/// some that have. User space shrinks it to one entry when they are not watched.
 #[map]
-pub(crate) static CALLS: HashMap<u64, UnderWay> = HashMap::with_max_entries(CALLS_UNDER_WAY, 0);
+pub(crate) static CALLS: HashMap<u64, UnderWay> =
+    HashMap::with_max_entries(CALLS_UNDER_WAY + CALLS_KEPT, 0);
+
+/// How many entries [`CALLS`] has.
+#[unsafe(no_mangle)]
+pub(crate) static CALLS_HELD: AtomicU64 = AtomicU64::new(0);
 
 /// Sockets that `--pid` follows, by address of their `struct sock`; an entry lives until CLOSE.
 /// User space shrinks it to one entry when there is no such filter.

@@ -11,8 +11,10 @@ use tcptrace_common::{
 use crate::{
     checked, emit,
     filter::{self as filters, Ports},
-    kernel::{self, LocalSide, SockCommon, config},
+    kernel::{self, LocalSide, SockCommon, SockRoom},
+    memory::{self, Object, place},
     task,
+    told::config,
 };
 
 /// Return addresses of the kernel.
@@ -22,10 +24,10 @@ pub(crate) type Stack = [u64; STACK_FRAMES];
 /// the hook does not show it.
 #[inline(always)]
 pub(crate) fn record(tw: u64, sk: u64, event: u8) {
-    let mut common = SockCommon::new();
-    if !common.fill(tw, 0) {
+    let mut room = SockRoom::new();
+    let Some(common) = room.window(tw) else {
         return emit::count_lost(RecordKind::TimeWait);
-    }
+    };
     let Some(wanted) = wanted(&common) else {
         return;
     };
@@ -47,10 +49,10 @@ pub(crate) fn record(tw: u64, sk: u64, event: u8) {
 /// Records that the minisocket at `tw` is taken away, with the stack of whoever does it.
 #[inline(always)]
 pub(crate) fn record_descheduled(tw: u64, verdict: u32, stack: &Stack, frames: u32) {
-    let mut common = SockCommon::new();
-    if !common.fill(tw, 0) {
+    let mut room = SockRoom::new();
+    let Some(common) = room.window(tw) else {
         return emit::count_lost(RecordKind::Descheduled);
-    }
+    };
     let Some(wanted) = wanted(&common) else {
         return;
     };
@@ -103,19 +105,19 @@ struct Wanted {
 /// to, the model knows.
 #[inline(always)]
 fn wanted(common: &SockCommon) -> Option<Wanted> {
-    let family: u16 = common.field(config!(offsets.skc_family));
-    let lport: u16 = common.field(config!(offsets.skc_num));
+    let family: u16 = common.field(place!(offsets.skc_family));
+    let lport: u16 = common.field(place!(offsets.skc_num));
     if checked::is_checked(common, lport) {
         return Some(Wanted {
-            netns: kernel::netns_inode(common.field(config!(offsets.skc_net))),
+            netns: kernel::netns_inode(common.field(place!(offsets.skc_net))),
             flags: flag::SELF_CHECK,
         });
     }
-    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let rport = u16::from_be(common.field(place!(offsets.skc_dport)));
     if !filters::family_matches(family) || filters::ports_match(lport, rport) != Ports::Yes {
         return None;
     }
-    let netns = kernel::netns_inode(common.field(config!(offsets.skc_net)));
+    let netns = kernel::netns_inode(common.field(place!(offsets.skc_net)));
     filters::netns_matches(netns).then_some(Wanted { netns, flags: 0 })
 }
 
@@ -130,21 +132,22 @@ fn fill(
     common: &SockCommon,
     wanted: Wanted,
 ) {
-    let substate: u8 = kernel::load(tw, config!(offsets.tw_substate)).unwrap_or(0);
+    let object = common.object();
+    let substate: u8 = object.load(place!(offsets.tw_substate)).unwrap_or(0);
     let mut flags = kernel::reuse_flags(common) | wanted.flags;
     let mut entry_stamp = 0;
-    if is_stamped(tw, event, substate) {
+    if is_stamped(object, event, substate) {
         flags |= flag::ENTRY_STAMP;
-        entry_stamp = kernel::load(tw, config!(offsets.tw_entry_stamp)).unwrap_or(0);
+        entry_stamp = object.load(place!(offsets.tw_entry_stamp)).unwrap_or(0);
     }
-    let timer = config!(offsets.tw_timer);
-    let expires: u64 = kernel::load(tw, timer + config!(offsets.timer_expires)).unwrap_or(0);
-    let family: u16 = common.field(config!(offsets.skc_family));
+    let timer = tw + u64::from(config!(offsets.tw_timer));
+    let expires: u64 = memory::load(timer, place!(offsets.timer_expires)).unwrap_or(0);
+    let family: u16 = common.field(place!(offsets.skc_family));
     let local = LocalSide::of(common);
     let laddr = kernel::local_address(family, common, local);
     let raddr = kernel::remote_address(family, common);
-    let cookie = common.field(config!(offsets.skc_cookie));
-    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let cookie = common.field(place!(offsets.skc_cookie));
+    let rport = u16::from_be(common.field(place!(offsets.skc_dport)));
     // SAFETY: the caller vouches for `record`; the helper that reads the clock takes nothing.
     unsafe {
         (*record).header = emit::header(kind, emit::now_ns());
@@ -174,9 +177,12 @@ fn fill(
 /// `tcp_timewait_state_process` (v6.18) refreshes it at the peer's FIN only if that carries a
 /// timestamp, which it does when timestamps were agreed on (`tw_ts_recent_stamp` is not 0).
 #[inline(always)]
-fn is_stamped(tw: u64, event: u8, substate: u8) -> bool {
+fn is_stamped(tw: Object, event: u8, substate: u8) -> bool {
     config!(offsets.tw_entry_stamp) != Offsets::ABSENT
         && matches!(event, time_wait::EXPIRED | time_wait::DESCHEDULED)
         && substate == TcpState::TimeWait.number()
-        && kernel::load::<u32>(tw, config!(offsets.tw_ts_recent_stamp)).unwrap_or(0) != 0
+        && tw
+            .load::<u32, _>(place!(offsets.tw_ts_recent_stamp))
+            .unwrap_or(0)
+            != 0
 }

@@ -15,7 +15,7 @@ use core::arch::asm;
 
 use crate::{
     identity::Identity,
-    kernel::{OwnerBytes, SockCommon},
+    kernel::{OwnerRoom, SockRoom},
     maps::{CAUGHT, CPU},
 };
 
@@ -42,8 +42,8 @@ pub(crate) struct CpuState {
 /// what the runs before it at this level have found out.
 #[repr(C)]
 pub(crate) struct Scratch {
-    pub(crate) common: SockCommon,
-    pub(crate) owner: OwnerBytes,
+    pub(crate) common: SockRoom,
+    pub(crate) owner: OwnerRoom,
     pub(crate) identity: Identity,
 }
 

@@ -4,8 +4,10 @@
 use tcptrace_common::{Bits, CallRecord, Offsets, socket_flag};
 
 use crate::{
-    kernel::{self, SockCommon, config},
+    kernel::SockCommon,
+    memory::{self, place},
     task,
+    told::config,
 };
 
 /// `SK_FORCE_REUSE` of include/net/sock.h (v6.18).
@@ -26,17 +28,17 @@ const USER_NAMESPACES: usize = 4;
 /// combination of them.
 #[inline(always)]
 pub(crate) fn add(record: *mut CallRecord, sk: u64, common: &SockCommon, failed: bool) {
-    let device = kernel::read(sk, config!(calls.skc_bound_dev_if)).unwrap_or(0);
+    let device = memory::read(sk, config!(calls.skc_bound_dev_if)).unwrap_or(0);
     let port_range = match config!(calls.local_port_range) {
         Offsets::ABSENT => 0,
-        offset => kernel::read(sk, offset).unwrap_or(0),
+        offset => memory::read(sk, offset).unwrap_or(0),
     };
     // SAFETY: the caller vouches for `record`.
     unsafe {
         (*record).device = device;
         (*record).port_range = port_range;
     }
-    let reuse: u8 = common.field(config!(offsets.skc_reuse));
+    let reuse: u8 = common.field(place!(offsets.skc_reuse));
     let reuse_mask = config!(offsets.skc_reuse_mask);
     let reuse = u32::from(reuse) & reuse_mask;
     set_if(record, reuse != 0, socket_flag::REUSEADDR);
@@ -46,7 +48,7 @@ pub(crate) fn add(record: *mut CallRecord, sk: u64, common: &SockCommon, failed:
         reuse == lowest * SK_FORCE_REUSE,
         socket_flag::FORCE_REUSE,
     );
-    let reuseport: u8 = common.field(config!(offsets.skc_reuseport));
+    let reuseport: u8 = common.field(place!(offsets.skc_reuseport));
     set_if(
         record,
         u32::from(reuseport) & config!(offsets.skc_reuseport_mask) != 0,
@@ -77,10 +79,10 @@ pub(crate) fn add(record: *mut CallRecord, sk: u64, common: &SockCommon, failed:
         locked & (lowest * SOCK_BINDPORT_LOCK) != 0,
         socket_flag::PORT_BOUND,
     );
-    let group: u64 = kernel::read(sk, config!(calls.sk_reuseport_cb)).unwrap_or(0);
+    let group: u64 = memory::read(sk, config!(calls.sk_reuseport_cb)).unwrap_or(0);
     set_if(record, group != 0, socket_flag::REUSEPORT_GROUP);
     if failed {
-        let net: u64 = common.field(config!(offsets.skc_net));
+        let net: u64 = common.field(place!(offsets.skc_net));
         add_file(record, sk);
         add_rights(record, net);
     }
@@ -109,21 +111,21 @@ fn bits(base: u64, bits: Bits) -> u32 {
     if bits.mask == 0 {
         return 0;
     }
-    u32::from(kernel::read::<u8>(base, bits.byte).unwrap_or(0)) & bits.mask
+    u32::from(memory::read::<u8>(base, bits.byte).unwrap_or(0)) & bits.mask
 }
 
 #[inline(always)]
 fn add_file(record: *mut CallRecord, sk: u64) {
-    let socket: u64 = kernel::read(sk, config!(offsets.sk_socket)).unwrap_or(0);
+    let socket: u64 = memory::read(sk, config!(offsets.sk_socket)).unwrap_or(0);
     if socket == 0 {
         return;
     }
-    let file: u64 = kernel::read(socket, config!(offsets.socket_file)).unwrap_or(0);
+    let file: u64 = memory::read(socket, config!(offsets.socket_file)).unwrap_or(0);
     if file == 0 {
         // A socket of the kernel's own.
         return;
     }
-    let flags: u32 = kernel::read(file, config!(calls.file_flags)).unwrap_or(0);
+    let flags: u32 = memory::read(file, config!(calls.file_flags)).unwrap_or(0);
     set_if(record, flags & O_NONBLOCK != 0, socket_flag::NONBLOCKING);
 }
 
@@ -135,16 +137,16 @@ fn add_rights(record: *mut CallRecord, net: u64) {
         return;
     }
     let task = task::current();
-    let Some(cred) = kernel::read::<u64>(task, config!(calls.task_cred)) else {
+    let Some(cred) = memory::read::<u64>(task, config!(calls.task_cred)) else {
         return;
     };
-    let Some(own) = kernel::read::<u64>(cred, config!(calls.cred_user_ns)) else {
+    let Some(own) = memory::read::<u64>(cred, config!(calls.cred_user_ns)) else {
         return;
     };
-    let Some(own_level) = kernel::read::<i32>(own, config!(calls.user_ns_level)) else {
+    let Some(own_level) = memory::read::<i32>(own, config!(calls.user_ns_level)) else {
         return;
     };
-    let Some(mut namespace) = kernel::read::<u64>(net, config!(calls.net_user_ns)) else {
+    let Some(mut namespace) = memory::read::<u64>(net, config!(calls.net_user_ns)) else {
         return;
     };
     for _ in 0..USER_NAMESPACES {
@@ -157,18 +159,18 @@ fn add_rights(record: *mut CallRecord, net: u64) {
             );
             return set(record, socket_flag::CREDENTIALS_KNOWN);
         }
-        let Some(level) = kernel::read::<i32>(namespace, config!(calls.user_ns_level)) else {
+        let Some(level) = memory::read::<i32>(namespace, config!(calls.user_ns_level)) else {
             return;
         };
         if level <= own_level {
             return set(record, socket_flag::CREDENTIALS_KNOWN);
         }
-        let Some(parent) = kernel::read::<u64>(namespace, config!(calls.user_ns_parent)) else {
+        let Some(parent) = memory::read::<u64>(namespace, config!(calls.user_ns_parent)) else {
             return;
         };
         if parent == own {
-            let owner: Option<u32> = kernel::read(namespace, config!(calls.user_ns_owner));
-            let user: Option<u32> = kernel::read(cred, config!(calls.cred_euid));
+            let owner: Option<u32> = memory::read(namespace, config!(calls.user_ns_owner));
+            let user: Option<u32> = memory::read(cred, config!(calls.cred_euid));
             if owner.is_some() && owner == user {
                 set(record, socket_flag::MAY_BIND_PRIVILEGED);
                 return set(record, socket_flag::CREDENTIALS_KNOWN);

@@ -42,26 +42,24 @@ static BLANK: TransitionRecord = TransitionRecord {
     exit_code: 0,
 };
 
-/// Keeps the record that `fill` writes until the next event of the socket.
+/// Where to write the record that is kept until the next event of the socket; `None` when none is.
 #[inline(always)]
-pub(crate) fn keep(subject: &Subject, fill: impl FnOnce(*mut TransitionRecord)) {
+pub(crate) fn keep(subject: &Subject) -> Option<*mut TransitionRecord> {
     if !filter::by_port() {
-        return;
+        return None;
     }
     if subject.newstate == TcpState::Close.number() {
         // It never had the port that the filter asks for.
         forget(subject.sk, subject.oldstate);
-        return;
+        return None;
     }
     // Filled in place: a record on the stack beside the windows of the socket is too much for the
     // 512 bytes that there are.
     if UNDECIDED.insert(subject.sk, &BLANK, 0).is_err() {
         out::count_lost(RecordKind::Transition);
-        return;
+        return None;
     }
-    if let Some(record) = UNDECIDED.get_ptr_mut(subject.sk) {
-        fill(record);
-    }
+    UNDECIDED.get_ptr_mut(subject.sk)
 }
 
 /// Drops the record kept for this socket, if there is one: it does not match after all.

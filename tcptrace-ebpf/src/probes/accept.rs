@@ -6,7 +6,8 @@ use tcptrace_common::{AcceptRecord, RecordKind};
 use crate::{
     emit,
     filter::{self, Ports},
-    kernel::{SockCommon, config},
+    kernel::SockRoom,
+    memory::place,
     preemption, protocol, task,
 };
 
@@ -30,17 +31,17 @@ pub(super) fn record(child: u64) {
     if child == 0 {
         return;
     }
-    let mut common = SockCommon::new();
-    if !common.fill(child, 0) {
+    let mut room = SockRoom::new();
+    let Some(common) = room.window(child) else {
         return emit::count_lost(RecordKind::Accept);
-    }
+    };
     // The system call serves other sockets, too.
-    match protocol::is_tcp(child, &common, false) {
+    match protocol::is_tcp(&common, false) {
         Some(true) => {}
         Some(false) => return,
         None => return emit::count_lost(RecordKind::Accept),
     }
-    let lport = common.field(config!(offsets.skc_num));
+    let lport = common.field(place!(offsets.skc_num));
     if filter::common_matches(&common, lport) == Ports::No {
         return;
     }

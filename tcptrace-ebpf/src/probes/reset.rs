@@ -6,8 +6,10 @@ use tcptrace_common::{RecordKind, ResetRecord, TcpState};
 use crate::{
     checked, emit,
     filter::{self, Ports},
-    kernel::{LocalSide, SockCommon, config},
+    kernel::{LocalSide, SockCommon, SockRoom},
+    memory::place,
     preemption,
+    told::config,
 };
 
 /// `TP_PROTO(const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)`;
@@ -41,12 +43,12 @@ fn record(sk: u64, reason: u32, received: u8) {
         // Answers a segment for which there is no socket: no connection ends by it.
         return;
     }
-    let mut common = SockCommon::new();
-    if !common.fill(sk, 0) {
+    let mut room = SockRoom::new();
+    let Some(common) = room.window(sk) else {
         return emit::count_lost(RecordKind::Reset);
-    }
-    let state: u8 = common.field(config!(offsets.skc_state));
-    if state == TcpState::NewSynRecv.number() || !is_wanted(sk, state, &common) {
+    };
+    let state: u8 = common.field(place!(offsets.skc_state));
+    if state == TcpState::NewSynRecv.number() || !is_wanted(state, &common) {
         return;
     }
     let Some(mut entry) = emit::reserve::<ResetRecord>(RecordKind::Reset) else {
@@ -65,11 +67,11 @@ fn record(sk: u64, reason: u32, received: u8) {
 
 /// The filters that a socket alone can be judged by; the model knows whether it follows the socket.
 #[inline(always)]
-fn is_wanted(sk: u64, state: u8, common: &SockCommon) -> bool {
-    let mut lport: u16 = common.field(config!(offsets.skc_num));
+fn is_wanted(state: u8, common: &SockCommon) -> bool {
+    let mut lport: u16 = common.field(place!(offsets.skc_num));
     let is_checking = checked::is_under_way();
     if (filter::by_port() || is_checking) && state == TcpState::Close.number() {
-        lport = LocalSide::read(sk).map_or(lport, |local| local.port);
+        lport = LocalSide::read(common.object()).map_or(lport, |local| local.port);
     }
     filter::common_matches(common, lport) != Ports::No
         || (is_checking && checked::is_checked(common, lport))

@@ -9,9 +9,12 @@ use crate::{
     filter::{self, Ports, Subject},
     follow,
     identity::{self, Identity},
-    kernel::{self, LocalSide, Owner, OwnerBytes, SockCommon, config},
+    kernel::{self, LocalSide, Owner, OwnerRoom, SockCommon},
+    memory::place,
     nesting::{self, Scratch},
-    preemption, protocol, task, undecided,
+    preemption, protocol, task,
+    told::config,
+    undecided,
 };
 
 /// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`, emitted by
@@ -72,20 +75,20 @@ fn record(ctx: &RawTracePointContext, change: Change, scratch: &mut Scratch) {
         owner,
         identity: known,
     } = scratch;
-    if !common.fill(sk, 0) {
+    let Some(common) = &common.window(sk) else {
         return unreadable(ctx, sk);
-    }
-    let cookie: u64 = common.field(config!(offsets.skc_cookie));
+    };
+    let cookie: u64 = common.field(place!(offsets.skc_cookie));
     let self_check =
         cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6));
-    match protocol::is_tcp(sk, common, self_check) {
+    match protocol::is_tcp(common, self_check) {
         Some(true) => {}
         Some(false) => return,
         None => return unreadable(ctx, sk),
     }
     let newstate = newstate as u8;
     let local = if newstate == TcpState::Close.number() || newstate == TcpState::Listen.number() {
-        match LocalSide::read(sk) {
+        match LocalSide::read(common.object()) {
             Some(local) => local,
             None => return unreadable(ctx, sk),
         }
@@ -119,15 +122,15 @@ fn transition(
     sk: u64,
     oldstate: u8,
     newstate: u8,
-    common: &SockCommon,
-    owner: &mut OwnerBytes,
+    common: &SockCommon<'_>,
+    owner: &mut OwnerRoom,
     local: LocalSide,
     self_check: bool,
 ) {
     let mut ports = Ports::Yes;
     if !self_check {
-        let family: u16 = common.field(config!(offsets.skc_family));
-        let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+        let family: u16 = common.field(place!(offsets.skc_family));
+        let rport = u16::from_be(common.field(place!(offsets.skc_dport)));
         ports = filter::ports_match(local.port, rport);
         if ports == Ports::No || !filter::family_matches(family) {
             undecided::forget(sk, oldstate);
@@ -139,15 +142,15 @@ fn transition(
     }
     let is_undecided = kernel::forgotten((ports == Ports::Undecided).into(), sk) != 0;
     let now_ns = emit::now_ns();
-    let family: u16 = common.field(config!(offsets.skc_family));
+    let family: u16 = common.field(place!(offsets.skc_family));
     let subject = Subject {
         sk,
-        cookie: common.field(config!(offsets.skc_cookie)),
+        cookie: common.field(place!(offsets.skc_cookie)),
         family,
         lport: local.port,
         laddr: kernel::local_address(family, common, local),
-        owner: Owner::read(sk, owner),
-        netns: identity::netns(known, common.field(config!(offsets.skc_net)), now_ns),
+        owner: Owner::read(common.object(), owner),
+        netns: identity::netns(known, common.field(place!(offsets.skc_net)), now_ns),
         oldstate,
         newstate,
     };
@@ -156,10 +159,10 @@ fn transition(
         return;
     }
     if is_undecided {
-        undecided::keep(&subject, |record| {
+        if let Some(record) = undecided::keep(&subject) {
             // Nothing closes before it has its ports: there is no evidence to look for.
             fill(record, known, now_ns, &subject, common, false);
-        });
+        }
         return;
     }
     undecided::emit(sk, oldstate);
@@ -175,7 +178,7 @@ fn transition(
         self_check,
     );
     if evidence::is_wanted(oldstate, newstate) {
-        evidence::add(entry.as_mut_ptr(), sk, oldstate, common, owner);
+        evidence::add(entry.as_mut_ptr(), oldstate, common, owner);
     }
     emit::submit(entry);
 }
@@ -190,7 +193,7 @@ fn fill(
     common: &SockCommon,
     self_check: bool,
 ) {
-    let rport = u16::from_be(common.field(config!(offsets.skc_dport)));
+    let rport = u16::from_be(common.field(place!(offsets.skc_dport)));
     let raddr = kernel::remote_address(subject.family, common);
     let cgroup = subject.owner.cgroup;
     let cgroup_id = cgroup.map_or(0, |cgroup| identity::cgroup_id(known, cgroup, now_ns));

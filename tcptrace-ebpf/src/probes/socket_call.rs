@@ -11,8 +11,8 @@ use tcptrace_common::{call, socket_flag};
 
 use crate::{
     call::{self as calls, Address, Syscall},
-    kernel::{self, config},
-    preemption,
+    memory, preemption,
+    told::config,
 };
 
 /// net/ipv4/af_inet.c `inet_bind(sock, uaddr, addr_len)` (v6.18).
@@ -173,7 +173,7 @@ fn conflict(sk: u64, holder: u64, answer: u64) {
 /// The `struct sock` of a `struct socket`; 0 when it cannot be read.
 #[inline(always)]
 fn sock_of(socket: u64) -> u64 {
-    kernel::read(socket, config!(calls.socket_sk)).unwrap_or(0)
+    memory::read(socket, config!(calls.socket_sk)).unwrap_or(0)
 }
 
 #[inline(always)]

@@ -7,9 +7,9 @@ use tcptrace_common::{RecordKind, call, syscall_layout};
 
 use super::accept;
 use crate::{
-    call::{self as calls, Address, Syscall},
+    call::{self as calls, Address, Begun, Syscall},
     emit,
-    kernel::{self, config},
+    memory::{self, Object, place},
     task,
 };
 
@@ -76,19 +76,19 @@ fn begin(ctx: &TracePointContext, call: u8) {
 
 #[inline(always)]
 fn end(ctx: &TracePointContext) {
-    let Some((call, sk, fd)) = calls::under_way(number(ctx)) else {
+    let Some(begun) = Begun::by(number(ctx)) else {
         return;
     };
     let result = result(ctx) as i32;
-    if !calls::is_worth_telling(call, result) {
-        return calls::forget();
+    if !calls::is_worth_telling(begun.call, result) {
+        return begun.forget();
     }
     // Another thread may have closed the descriptor meanwhile, and the socket be gone.
-    if socket(fd) == Some(sk) {
-        calls::end(call, sk, result, 0);
+    if socket(begun.fd) == Some(begun.sk) {
+        calls::end(begun.call, begun.sk, result, 0);
     } else {
         emit::count_lost(RecordKind::Call);
-        calls::forget();
+        begun.forget();
     }
 }
 
@@ -96,13 +96,13 @@ fn end(ctx: &TracePointContext) {
 #[inline(always)]
 fn list(ctx: &TracePointContext) {
     let result = result(ctx) as i32;
-    if result >= 0 {
+    if !calls::may_have_holders(result) {
         return;
     }
-    if let Some((call, sk, fd)) = calls::under_way(number(ctx))
-        && socket(fd) == Some(sk)
+    if let Some(begun) = Begun::by(number(ctx))
+        && socket(begun.fd) == Some(begun.sk)
     {
-        calls::list_holders(call, sk, result);
+        calls::list_holders(begun.call, begun.sk, result);
     }
 }
 
@@ -155,23 +155,20 @@ fn result(ctx: &TracePointContext) -> i64 {
 /// `sock_from_file` (v6.18). What is a socket is known by its pointer back to the file.
 #[inline(always)]
 fn socket(fd: u32) -> Option<u64> {
-    let files: u64 = kernel::load(task::current(), config!(calls.task_files))?;
-    let table: u64 = kernel::load(files, config!(calls.files_fdt))?;
+    let files = memory::load(task::current(), place!(calls.task_files))?;
+    let table = memory::load(files, place!(calls.files_fdt))?;
     // The number has 32 bits, and an array's address follows.
     let (max_fds, descriptors) =
-        kernel::read_two(table, config!(calls.fdt_max_fds), config!(calls.fdt_fd))?;
+        Object::at(table).load_two(place!(calls.fdt_max_fds), place!(calls.fdt_fd))?;
     if fd >= max_fds as u32 {
         return None;
     }
-    let file: u64 = kernel::load(descriptors + u64::from(fd) * 8, 0)?;
+    let file: u64 = memory::load_at(descriptors + u64::from(fd) * 8)?;
     if file == 0 {
         return None;
     }
-    let socket: u64 = kernel::load(file, config!(calls.file_private_data))?;
-    let (its_file, sk) = kernel::read_two(
-        socket,
-        config!(offsets.socket_file),
-        config!(calls.socket_sk),
-    )?;
+    let socket = memory::load(file, place!(calls.file_private_data))?;
+    let (its_file, sk) =
+        Object::at(socket).load_two(place!(offsets.socket_file), place!(calls.socket_sk))?;
     (its_file == file).then_some(sk)
 }

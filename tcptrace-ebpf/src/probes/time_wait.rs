@@ -10,10 +10,10 @@ use aya_ebpf::{
 use tcptrace_common::{time_wait, verdict};
 
 use crate::{
-    kernel::config,
     maps::{ENDED, SEGMENT},
     minisocket::{self, Stack},
     preemption,
+    told::config,
 };
 
 /// The segment that a CPU is judging for a minisocket.

@@ -8,9 +8,10 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use tcptrace_common::{time_wait, verdict};
 
 use crate::{
-    kernel::{self, config},
     maps::{CANCELLED, TIMER_CODE},
+    memory::{self, place},
     minisocket::{self, Stack},
+    told::config,
 };
 
 /// How many of the innermost frames can be those of whoever gives a timer up: this program, the
@@ -82,7 +83,7 @@ fn is_within(address: u64, [start, end]: [u64; 2]) -> bool {
 /// The minisocket that the timer belongs to, if it belongs to one.
 #[inline(always)]
 fn minisocket_of(timer: u64) -> Option<u64> {
-    let function: u64 = kernel::load(timer, config!(offsets.timer_function))?;
+    let function: u64 = memory::load(timer, place!(offsets.timer_function))?;
     let code = TIMER_CODE.get(0)?;
     (function == code.handler).then(|| timer - u64::from(config!(offsets.tw_timer)))
 }

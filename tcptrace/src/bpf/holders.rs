@@ -10,11 +10,7 @@ use aya::{
 };
 use tcptrace_common::{BucketOffsets, Config};
 
-use super::{
-    kfuncs::{self, Kfuncs},
-    load::ConfigData,
-    offsets::KernelTypes,
-};
+use super::{kfuncs::Kfuncs, link, offsets::KernelTypes};
 
 /// The larger tables of the object, which this program does not use.
 const TABLES: [&str; 6] = [
@@ -55,24 +51,23 @@ impl Lister {
     pub fn load(types: &KernelTypes) -> Result<Self> {
         // It parses all of the kernel's types, though nobody here wants them: meanwhile.
         let loader = thread::spawn(EbpfLoader::new);
-        let config = ConfigData(Config {
+        let config = Config {
             offsets: types.offsets()?,
             ..Config::UNSET
-        });
+        };
         let buckets = BucketData(types.bucket_offsets()?);
         let mut loader = loader
             .join()
             .unwrap_or_else(|panic| panic::resume_unwind(panic));
         loader
             .btf(None)
-            .override_global("CONFIG", &config, true)
             .override_global("BUCKET", &buckets, true)
             .map_max_entries("EVENTS", Self::BUFFER_BYTES);
         for table in TABLES {
             loader.map_max_entries(table, 1);
         }
         // Its program runs in the task that asks, and nothing runs it meanwhile.
-        let object = kfuncs::linked(Kfuncs::default())?;
+        let object = link::linked(Kfuncs::default(), &config)?;
         let mut ebpf = loader
             .load(object.bytes())
             .context("cannot load the eBPF object")?;

@@ -17,7 +17,8 @@ use super::{
     calls::{self, Calls, CallsBackend, Watching},
     holders::BucketData,
     hooks::{self, Backend, Hook, Link, Place, TimeWaitBackend},
-    kfuncs::{self, Kfuncs},
+    kfuncs::Kfuncs,
+    link,
     losses::Losses,
     netns_set::NetnsSet,
     offsets::KernelTypes,
@@ -94,14 +95,6 @@ struct PortBitmap([u8; PORT_BITMAP_BYTES]);
 
 // SAFETY: an array of bytes: no padding, every value valid.
 unsafe impl Pod for PortBitmap {}
-
-/// [`Config`] as bytes for the loader.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(super) struct ConfigData(pub(super) Config);
-
-// SAFETY: `repr(C)`, integers only, no padding: its size is asserted where it is defined.
-unsafe impl Pod for ConfigData {}
 
 /// [`ListenerKey`] as bytes for the table.
 #[derive(Clone, Copy)]
@@ -277,10 +270,6 @@ impl Attached {
 
 fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure> {
     let kfuncs = Kfuncs::find(setup.types);
-    let config = ConfigData(Config {
-        direct_reads: kfuncs.are_reads_direct().into(),
-        ..setup.config
-    });
     let buckets = BucketData(*setup.buckets.as_ref().unwrap_or(&BucketOffsets::UNKNOWN));
     let log_level = setup.log_level.map_or(0, |level| level as u8);
     let has = |bits: u32| setup.config.filters & bits != 0;
@@ -289,7 +278,6 @@ fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure>
     loader
         // Nothing is relocated by type: the kernel's BTF is not needed here.
         .btf(None)
-        .override_global("CONFIG", &config, true)
         .override_global("BUCKET", &buckets, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .map_max_entries("EVENTS", setup.buffer_bytes);
@@ -307,7 +295,7 @@ fn load(loader: EbpfLoader<'static>, setup: &Setup<'_>) -> Result<Ebpf, Failure>
     if setup.calls == Calls::Off || setup.call_offsets.is_err() {
         loader.map_max_entries("CALLS", 1);
     }
-    let object = kfuncs::linked(kfuncs)?;
+    let object = link::linked(kfuncs, &setup.config)?;
     loader.load(object.bytes()).map_err(refused)
 }
 

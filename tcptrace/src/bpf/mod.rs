@@ -8,6 +8,7 @@ pub mod filters;
 pub mod holders;
 pub mod hooks;
 mod kfuncs;
+mod link;
 pub mod load;
 mod losses;
 pub mod netns_set;

@@ -48,8 +48,8 @@ use crate::{
     },
 };
 
-/// The reader is woken when the records that wait pass another eighth of the buffer. (It looks by
-/// itself many times a second.)
+/// The reader is woken whenever another eighth of the buffer has been written. (It looks by itself many times a
+/// second.)
 const WAKEUPS_PER_BUFFER: u32 = 8;
 
 /// What to trace, and how.
