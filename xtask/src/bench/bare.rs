@@ -1,23 +1,21 @@
-//! Owns the program that does nothing but call the helpers that a record of a state change cannot do without, even
-//! where a program reads the kernel's memory by itself (Linux 6.17): what the kernel charges for them is the limit of
-//! any program that tells as much.
+//! Owns the program that does nothing but hand over a record: it calls the helpers that none can do without, even
+//! where a program reads the kernel's memory by itself (Linux 6.17), and fills the record; somebody reads it. That is
+//! the limit of any program that tells as much.
 
 use std::{
-    io,
+    hint, io,
     os::fd::{AsRawFd as _, OwnedFd},
     ptr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-use tcptrace_common::TransitionRecord;
-
 use super::floor::{bpf, new_descriptor};
+use anyhow::{Context as _, Result};
 
 /// A command and a type of map of bpf(2): include/uapi/linux/bpf.h (v6.18).
 const BPF_MAP_CREATE: libc::c_int = 0;
@@ -27,15 +25,14 @@ const GET_CURRENT_TASK: i32 = 35;
 const KTIME_GET_BOOT_NS: i32 = 125;
 const RINGBUF_RESERVE: i32 = 131;
 const RINGBUF_SUBMIT: i32 = 132;
-const RINGBUF_QUERY: i32 = 134;
 /// `BPF_RB_NO_WAKEUP` there.
 const NO_WAKEUP: i32 = 1;
-/// Bytes of the buffer, emptied many times a second.
-const BUFFER_BYTES: u32 = 16 << 20;
-const EMPTIED_EVERY: Duration = Duration::from_millis(2);
+/// Bytes of the buffer, read many times a second.
+const BUFFER_BYTES: usize = 16 << 20;
+const READ_EVERY: Duration = Duration::from_millis(2);
 const PAGE: usize = 4096;
 
-/// The buffer that the program fills, and who empties it.
+/// The buffer that the program fills, and who reads it.
 pub(super) struct Ring {
     map: OwnedFd,
     stop: Arc<AtomicBool>,
@@ -56,16 +53,16 @@ impl Ring {
             map_type: BPF_MAP_TYPE_RINGBUF,
             key_size: 0,
             value_size: 0,
-            max_entries: BUFFER_BYTES,
+            max_entries: u32::try_from(BUFFER_BYTES)?,
         };
         let map = new_descriptor(bpf(BPF_MAP_CREATE, &attr)).context("cannot make a buffer")?;
-        let positions = Positions::map(&map).context("cannot map the buffer")?;
+        let mapped = Mapped::map(&map).context("cannot map the buffer")?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let reader = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                positions.empty();
-                thread::sleep(EMPTIED_EVERY);
+                mapped.read();
+                thread::sleep(READ_EVERY);
             }
         });
         Ok(Self {
@@ -75,25 +72,32 @@ impl Ring {
         })
     }
 
-    /// The program: the clock, the task, a record that wakes nobody.
-    pub(super) fn program(&self) -> Vec<u64> {
+    /// The program: the clock, the task, a record of so many bytes, a multiple of 8, that wakes nobody.
+    pub(super) fn program(&self, bytes: usize) -> Result<Vec<u64>> {
+        let bytes = i16::try_from(bytes)?;
         let mut program = vec![call(KTIME_GET_BOOT_NS), call(GET_CURRENT_TASK)];
         program.extend(self.address(1));
-        program.extend([set(2, 0), call(RINGBUF_QUERY)]);
-        program.extend(self.address(1));
         program.extend([
-            set(2, number(size_of::<TransitionRecord>())),
+            set(2, bytes.into()),
             set(3, 0),
             call(RINGBUF_RESERVE),
-            // Over the next three if there is no room.
-            instruction(0x15, 0, 0, 3, 0),
+            // Over all that is about the record if there is no room.
+            instruction(0x15, 0, 0, bytes / 8 + 3, 0),
+        ]);
+        // *(u64 *)(r0 + at) = at
+        program.extend(
+            (0..bytes)
+                .step_by(8)
+                .map(|at| instruction(0x7a, 0, 0, at, at.into())),
+        );
+        program.extend([
             instruction(0xbf, 1, 0, 0, 0),
             set(2, NO_WAKEUP),
             call(RINGBUF_SUBMIT),
             set(0, 0),
             instruction(0x95, 0, 0, 0, 0),
         ]);
-        program
+        Ok(program)
     }
 
     /// Loads the address of the map: an instruction of two words.
@@ -115,63 +119,68 @@ impl Drop for Ring {
     }
 }
 
-/// How far the buffer is filled and read: the first page, writable, and the second one, of kernel/bpf/ringbuf.c
-/// `struct bpf_ringbuf` (v6.18).
-struct Positions {
+/// The buffer as user space maps it, kernel/bpf/ringbuf.c `struct bpf_ringbuf` (v6.18): how far it is read, on a
+/// writable page; how far it is filled, on another; and twice what is in it.
+struct Mapped {
     consumer: *mut libc::c_void,
     producer: *mut libc::c_void,
 }
 
-// SAFETY: the mappings belong to nobody else, and are accessed atomically.
-unsafe impl Send for Positions {}
+/// Bytes of what is mapped from the second page on.
+const FROM_PRODUCER: usize = PAGE + 2 * BUFFER_BYTES;
 
-impl Positions {
+// SAFETY: the mappings belong to nobody else, and the positions are accessed atomically.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
     fn map(ring: &OwnedFd) -> io::Result<Self> {
-        let page = |protection, offset| {
-            // SAFETY: a new mapping, of a page that the kernel has.
-            let page = unsafe {
+        let map = |bytes, protection, offset| {
+            // SAFETY: a new mapping, of what the kernel has.
+            let pages = unsafe {
                 libc::mmap(
                     ptr::null_mut(),
-                    PAGE,
+                    bytes,
                     protection,
                     libc::MAP_SHARED,
                     ring.as_raw_fd(),
                     offset,
                 )
             };
-            if page == libc::MAP_FAILED {
+            if pages == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
             }
-            Ok(page)
+            Ok(pages)
         };
         Ok(Self {
-            consumer: page(libc::PROT_READ | libc::PROT_WRITE, 0)?,
-            producer: page(libc::PROT_READ, 4096)?,
+            consumer: map(PAGE, libc::PROT_READ | libc::PROT_WRITE, 0)?,
+            producer: map(FROM_PRODUCER, libc::PROT_READ, 4096)?,
         })
     }
 
-    /// Takes all records as read.
-    fn empty(&self) {
-        // SAFETY: each page begins with an aligned position of 8 bytes, which the kernel accesses atomically.
+    /// Reads every record.
+    fn read(&self) {
+        // SAFETY: each page begins with an aligned position, which the kernel accesses atomically; the records between
+        // them are there, and whatever bytes they have make words.
         unsafe {
-            let produced = (*self.producer.cast::<AtomicU64>()).load(Ordering::Acquire);
-            (*self.consumer.cast::<AtomicU64>()).store(produced, Ordering::Release);
+            let produced = (*self.producer.cast::<AtomicUsize>()).load(Ordering::Acquire);
+            let consumer = &*self.consumer.cast::<AtomicUsize>();
+            let records = self.producer.byte_add(PAGE);
+            for at in (consumer.load(Ordering::Relaxed)..produced).step_by(8) {
+                let word = records.byte_add(at % BUFFER_BYTES).cast::<u64>();
+                hint::black_box(word.read_volatile());
+            }
+            consumer.store(produced, Ordering::Release);
         }
     }
 }
 
-impl Drop for Positions {
+impl Drop for Mapped {
     fn drop(&mut self) {
-        for page in [self.consumer, self.producer] {
+        for (pages, bytes) in [(self.consumer, PAGE), (self.producer, FROM_PRODUCER)] {
             // SAFETY: it was mapped above, and nothing uses it any more.
-            unsafe { libc::munmap(page, PAGE) };
+            unsafe { libc::munmap(pages, bytes) };
         }
     }
-}
-
-/// The size of a record, below a page.
-fn number(bytes: usize) -> i32 {
-    i32::try_from(bytes).unwrap_or(i32::MAX)
 }
 
 /// `struct bpf_insn` as a number.

@@ -120,13 +120,13 @@ pub(super) static ALL: &[Contender] = &[
     },
     Contender {
         name: "bare",
-        shown: "helper calls alone",
+        shown: "a record and no more",
         kind: Kind::Bare,
         usual: Usual::Connections,
     },
     Contender {
         name: "bare-everywhere",
-        shown: "helpers, on every hook",
+        shown: "records, on every hook",
         kind: Kind::BareEverywhere,
         usual: Usual::Connections,
     },

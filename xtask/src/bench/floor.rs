@@ -1,5 +1,6 @@
 //! Owns the programs on the same hooks that others are compared with: an empty one, which is what the kernel charges
-//! for any program at all, there or wherever tcptrace has one, one that only counts, and one that only calls helpers.
+//! for any program at all, there or wherever tcptrace has one, one that only counts, and one that only hands over
+//! records.
 
 use std::{
     ffi::CStr,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use tcptrace_common::{AcceptRecord, ResetRecord, TransitionRecord};
 
 use super::{
     bare::Ring,
@@ -68,14 +70,22 @@ const EVERYWHERE: [Place; 18] = [
     Place::Syscall("sys_exit_accept4"),
 ];
 
+/// Bytes of the record of a state change.
+const TRANSITION: usize = size_of::<TransitionRecord>();
+
 impl Place {
-    /// Whether a program there makes a record for every connection: of the two on state changes, the first.
-    fn records(self, index: usize) -> bool {
+    /// Bytes of the record that a program there makes for every connection, if it does: of the two on state changes,
+    /// the first.
+    fn record(self, index: usize) -> Option<usize> {
         match self {
-            Self::Raw(name) => {
-                index == 0 || name == c"tcp_send_reset" || name == c"tcp_receive_reset"
+            Self::Raw(_) if index == 0 => Some(TRANSITION),
+            Self::Raw(name) if name == c"tcp_send_reset" || name == c"tcp_receive_reset" => {
+                Some(size_of::<ResetRecord>())
             }
-            Self::Syscall(name) => name.starts_with("sys_exit_accept"),
+            Self::Syscall("sys_exit_accept" | "sys_exit_accept4") => {
+                Some(size_of::<AcceptRecord>())
+            }
+            Self::Raw(_) | Self::Syscall(_) => None,
         }
     }
 }
@@ -112,18 +122,16 @@ impl Floor {
         })
     }
 
-    /// The same, but that those call the helpers of a record which make one for every connection.
+    /// The same, but that those hand over a record which make one for every connection.
     pub(super) fn everywhere_that_records() -> Result<Self> {
         let ring = Ring::new()?;
-        let records = ring.program();
         let mut programs = Vec::new();
         for (index, place) in EVERYWHERE.into_iter().enumerate() {
-            let instructions = if place.records(index) {
-                records.as_slice()
-            } else {
-                &RETURN_0
+            let instructions = match place.record(index) {
+                Some(bytes) => ring.program(bytes)?,
+                None => RETURN_0.to_vec(),
             };
-            programs.push(Program::attach(place, instructions)?);
+            programs.push(Program::attach(place, &instructions)?);
         }
         Ok(Self {
             programs,
@@ -131,10 +139,10 @@ impl Floor {
         })
     }
 
-    /// One that calls the helpers which a record of a state change takes.
+    /// One that hands over a record as large as that of a state change.
     pub(super) fn that_records() -> Result<Self> {
         let ring = Ring::new()?;
-        let mut floor = Self::with(Hook::SetState, &ring.program())?;
+        let mut floor = Self::with(Hook::SetState, &ring.program(TRANSITION)?)?;
         floor.ring = Some(ring);
         Ok(floor)
     }

@@ -45,8 +45,8 @@ use work::{Load, Work};
   cargo xtask bench soak                   ten minutes at full churn: all told, memory flat
   cargo xtask bench cost                   fails if an event costs a tenth more than it did
 
-Contenders: untraced, empty (an empty program on the hook of state changes), bare (one that only calls the helpers
-which a record takes), everywhere and bare-everywhere (such programs on every hook that tcptrace has by timers
+Contenders: untraced, empty (an empty program on the hook of state changes), bare (one that only hands over
+a record), everywhere and bare-everywhere (such programs on every hook that tcptrace has by timers
 and system calls); of tcptrace json, text, ladder, record,
 json-record, the backends timer, fentry, calls-syscalls, calls-fentry, calls-off, and the filters port-match,
 port-other; the peers tcpstates and tcplife (libbpf-tools), bpftrace (its tcplife.bt), ss (-E): from PATH, or
