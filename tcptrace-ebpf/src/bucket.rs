@@ -11,12 +11,9 @@
 //! Verifiers look at a global function once, whoever calls it and however often. So the loops are cheap
 //! for them although what is done for each socket is much.
 
-use core::{
-    ffi::c_void,
-    mem::{MaybeUninit, size_of},
-};
+use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use tcptrace_common::{
     BucketOffsets, HolderLimit, HolderRecord, Offsets, RecordKind, TcpState, socket_flag,
 };
@@ -304,14 +301,7 @@ fn follow(node: u64) -> u64 {
 #[inline(always)]
 fn peek<T: Copy>(base: u64, offset: u32) -> (T, u64) {
     let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: `value` is as large as the size given; the helper fails on a bad source address.
-    let result = unsafe {
-        bpf_probe_read_kernel(
-            value.as_mut_ptr().cast::<c_void>(),
-            size_of::<T>() as u32,
-            (base + u64::from(offset)) as *const c_void,
-        )
-    };
+    let result = memory::probe(&mut value, base + u64::from(offset));
     // SAFETY: it is an integer, filled by the helper or zeroed.
     (unsafe { value.assume_init() }, result.cast_unsigned())
 }

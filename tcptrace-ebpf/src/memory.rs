@@ -9,12 +9,14 @@ use core::{
     arch::asm,
     ffi::c_void,
     hint::assert_unchecked,
-    mem::{self, MaybeUninit, offset_of, size_of},
+    mem::{self, MaybeUninit, size_of},
     ptr,
 };
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tcptrace_common::{Config, kfunc, placeholder};
+#[cfg(doc)]
+use tcptrace_common::Config;
+use tcptrace_common::{kfunc, placeholder};
 
 use crate::told::{Value as _, config};
 
@@ -26,7 +28,7 @@ impl<const AT: usize> Place<AT> {
     /// In bytes from the beginning of its structure.
     #[inline(always)]
     pub(crate) fn offset() -> u32 {
-        u32::told::<AT, 0>()
+        u32::told::<AT>()
     }
 }
 
@@ -38,18 +40,25 @@ macro_rules! place {
 }
 pub(crate) use place;
 
+/// Copies what lies at `address` of kernel memory, of any kind, by the helper; returns what that returns: 0, or a
+/// negative errno where it cannot be read.
+#[inline(always)]
+pub(crate) fn probe<T: Copy>(to: &mut MaybeUninit<T>, address: u64) -> i64 {
+    // SAFETY: `to` is as large as the size given; the helper fails on a bad source address.
+    unsafe {
+        bpf_probe_read_kernel(
+            to.as_mut_ptr().cast::<c_void>(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        )
+    }
+}
+
 /// Reads a `T` at `base + offset` of kernel memory; `None` when that address cannot be read.
 #[inline(always)]
 pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: `value` is as large as the size given; the helper fails on a bad source address.
-    let result = unsafe {
-        bpf_probe_read_kernel(
-            value.as_mut_ptr().cast::<c_void>(),
-            size_of::<T>() as u32,
-            (base + u64::from(offset)) as *const c_void,
-        )
-    };
+    let result = probe(&mut value, base + u64::from(offset));
     // SAFETY: the helper has filled all of `value` when it returns 0.
     (result == 0).then(|| unsafe { value.assume_init() })
 }
@@ -62,18 +71,30 @@ pub(crate) fn is_direct() -> bool {
 
 /// What can be read by one instruction.
 pub(crate) trait Word: Copy {
-    /// The field that [`Config`] knows at `AT`, or what lies `FURTHER` bytes behind it; 0 where there is nothing to
-    /// be read.
+    /// What lies at `O` behind `object`; 0 where there is nothing to be read.
     ///
     /// # Safety
     /// `object` must come from [`cast`].
-    unsafe fn load<const AT: usize, const FURTHER: usize>(object: *const u8) -> Self;
+    unsafe fn load<O: Offset>(object: *const u8) -> Self;
+}
 
-    /// What lies at `address`, likewise.
-    ///
-    /// # Safety
-    /// As above.
-    unsafe fn load_first(address: *const u8) -> Self;
+/// The offset of a load, as it stands in the instruction.
+pub(crate) trait Offset {
+    const IN_OBJECT: usize;
+}
+
+/// That of what lies `FURTHER` bytes behind the field that [`Config`] knows at `AT`.
+struct Behind<const AT: usize, const FURTHER: usize>;
+
+impl<const AT: usize, const FURTHER: usize> Offset for Behind<AT, FURTHER> {
+    const IN_OBJECT: usize = placeholder::field(AT, FURTHER);
+}
+
+/// None.
+struct First;
+
+impl Offset for First {
+    const IN_OBJECT: usize = 0;
 }
 
 /// The same value, which the compiler knows not to be larger then.
@@ -91,30 +112,15 @@ macro_rules! word {
     ($type:ty, $largest:expr, $load:literal) => {
         impl Word for $type {
             #[inline(always)]
-            unsafe fn load<const AT: usize, const FURTHER: usize>(object: *const u8) -> Self {
+            unsafe fn load<O: Offset>(object: *const u8) -> Self {
                 let value: u64;
                 // SAFETY: the caller vouches for `object`; a load leaves the bits above at 0.
                 unsafe {
                     asm!(
-                        concat!("{value} = *(", $load, " *)({object} + {field})"),
+                        concat!("{value} = *(", $load, " *)({object} + {offset})"),
                         value = lateout(reg) value,
                         object = in(reg) object,
-                        field = const placeholder::field(AT, FURTHER),
-                        options(pure, readonly, nostack, preserves_flags),
-                    );
-                    at_most(value, $largest) as Self
-                }
-            }
-
-            #[inline(always)]
-            unsafe fn load_first(address: *const u8) -> Self {
-                let value: u64;
-                // SAFETY: as above.
-                unsafe {
-                    asm!(
-                        concat!("{value} = *(", $load, " *)({address} + 0)"),
-                        value = lateout(reg) value,
-                        address = in(reg) address,
+                        offset = const O::IN_OBJECT,
                         options(pure, readonly, nostack, preserves_flags),
                     );
                     at_most(value, $largest) as Self
@@ -166,6 +172,7 @@ impl Object {
         }
     }
 
+    /// Where in the kernel's memory it lies.
     #[inline(always)]
     pub(crate) fn address(self) -> u64 {
         self.address
@@ -209,7 +216,7 @@ impl Object {
     #[inline(always)]
     fn direct<T: Word, const AT: usize, const FURTHER: usize>(self, _place: Place<AT>) -> T {
         // SAFETY: it has been cast where the program reads by itself.
-        unsafe { T::load::<AT, FURTHER>(self.cast) }
+        unsafe { T::load::<Behind<AT, FURTHER>>(self.cast) }
     }
 }
 
@@ -223,10 +230,16 @@ pub(crate) fn load<T: Word, const AT: usize>(address: u64, place: Place<AT>) -> 
 #[inline(always)]
 pub(crate) fn load_at<T: Word>(address: u64) -> Option<T> {
     if is_direct() {
-        // SAFETY: it is cast.
-        return Some(unsafe { T::load_first(cast(address)) });
+        return Some(direct_at(address));
     }
     read(address, 0)
+}
+
+/// Likewise, by the program itself.
+#[inline(always)]
+fn direct_at<T: Word>(address: u64) -> T {
+    // SAFETY: it is cast.
+    unsafe { T::load::<First>(cast(address)) }
 }
 
 /// Room for a copy of `WORDS` × 8 bytes, on the stack or in a map.
@@ -244,15 +257,7 @@ impl<const WORDS: usize> Room<WORDS> {
     /// that could be read.
     #[inline(always)]
     pub(crate) fn copy(&mut self, address: u64) -> bool {
-        // SAFETY: there is room for the size given; the helper fails on a bad source.
-        let result = unsafe {
-            bpf_probe_read_kernel(
-                self.0.as_mut_ptr().cast::<c_void>(),
-                (WORDS * 8) as u32,
-                address as *const c_void,
-            )
-        };
-        result == 0
+        probe(&mut self.0, address) == 0
     }
 
     /// What the copy, which has been made, holds at this offset.
@@ -309,8 +314,7 @@ impl<const WORDS: usize> Window<'_, WORDS> {
     #[inline(always)]
     pub(crate) fn field_at<T: Word>(&self, offset: u32) -> T {
         if is_direct() {
-            // SAFETY: it is cast.
-            return unsafe { T::load_first(cast(self.object.address + u64::from(offset))) };
+            return direct_at(self.object.address + u64::from(offset));
         }
         self.room.copied(offset)
     }
@@ -331,5 +335,3 @@ impl<const WORDS: usize> Window<'_, WORDS> {
         ]
     }
 }
-
-const _: () = assert!(offset_of!(Config, calls).is_multiple_of(4));

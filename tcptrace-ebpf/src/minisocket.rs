@@ -37,7 +37,6 @@ pub(crate) fn record(tw: u64, sk: u64, event: u8) {
     fill(
         entry.as_mut_ptr(),
         RecordKind::TimeWait,
-        tw,
         sk,
         event,
         &common,
@@ -65,7 +64,6 @@ pub(crate) fn record_descheduled(tw: u64, verdict: u32, stack: &Stack, frames: u
         fill(
             &raw mut (*record).time_wait,
             RecordKind::Descheduled,
-            tw,
             0,
             time_wait::DESCHEDULED,
             &common,
@@ -126,13 +124,13 @@ fn wanted(common: &SockCommon) -> Option<Wanted> {
 fn fill(
     record: *mut TimeWaitRecord,
     kind: RecordKind,
-    tw: u64,
     sk: u64,
     event: u8,
     common: &SockCommon,
     wanted: Wanted,
 ) {
     let object = common.object();
+    let tw = object.address();
     let substate: u8 = object.load(place!(offsets.tw_substate)).unwrap_or(0);
     let mut flags = kernel::reuse_flags(common) | wanted.flags;
     let mut entry_stamp = 0;

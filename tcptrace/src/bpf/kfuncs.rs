@@ -10,12 +10,13 @@ use aya_obj::generated::{
 use tcptrace_common::kfunc;
 
 use super::{
-    link::{CALL, Instruction, RAW_TRACEPOINT},
+    link::{CALL, Instruction},
     offsets::KernelTypes,
 };
 use crate::host::kernel_version::KernelVersion;
 
-/// `BPF_PSEUDO_KFUNC_CALL` of include/uapi/linux/bpf.h (v6.18), as `src_reg`: the upper half of its byte on little-endian machines.
+/// `BPF_PSEUDO_KFUNC_CALL` of include/uapi/linux/bpf.h (v6.18), as `src_reg`: the upper half of its byte on
+/// little-endian machines.
 const PSEUDO_KFUNC_CALL: u8 = 2 << 4;
 /// `BPF_ALU64 | BPF_MOV | BPF_K`: r0 = 0, in the place of a call of nothing.
 const NOTHING: Instruction = [0xb7, 0, 0, 0, 0, 0, 0, 0];
@@ -45,10 +46,10 @@ const EXIT: Instruction = [0x95, 0, 0, 0, 0, 0, 0, 0];
 /// The functions of the kernel that the programs call where it lets them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kfuncs {
-    keep_cpu: Option<KeepCpu>,
+    pub(super) keep_cpu: Option<KeepCpu>,
     /// By which a program reads memory without a helper: the id of kernel/bpf/helpers.c `bpf_rdonly_cast`, which
     /// takes any address since 6.17.
-    rdonly_cast: Option<u32>,
+    pub(super) rdonly_cast: Option<u32>,
 }
 
 /// The functions by which a program keeps its CPU, by their ids in the kernel's own BTF: kernel/bpf/helpers.c
@@ -74,22 +75,13 @@ impl Kfuncs {
         }
     }
 
-    /// These.
-    #[cfg(test)]
-    pub(super) fn of(keep_cpu: Option<KeepCpu>, rdonly_cast: Option<u32>) -> Self {
-        Self {
-            keep_cpu,
-            rdonly_cast,
-        }
-    }
-
     /// Whether the kernel lets programs read its memory without a helper.
     pub(super) fn are_reads_direct(self) -> bool {
         self.rdonly_cast.is_some()
     }
 
-    /// What is to stand for helper `number` in the section of this name; `None` for what is a helper.
-    pub(super) fn link(self, section: &str, number: u32) -> Option<Instruction> {
+    /// What is to stand for helper `number` in a program that is `on_tracepoint` or not; `None` for what is a helper.
+    pub(super) fn link(self, on_tracepoint: bool, number: u32) -> Option<Instruction> {
         let of: fn(KeepCpu) -> u32 = match number {
             kfunc::PREEMPT_DISABLE => |kfuncs| kfuncs.preempt_disable,
             kfunc::PREEMPT_ENABLE => |kfuncs| kfuncs.preempt_enable,
@@ -98,8 +90,7 @@ impl Kfuncs {
             kfunc::RDONLY_CAST => return Some(self.rdonly_cast.map_or(NOTHING, call_of)),
             _ => return None,
         };
-        let wanted = (self.keep_cpu)
-            .filter(|kfuncs| kfuncs.on_tracepoints || !section.starts_with(RAW_TRACEPOINT));
+        let wanted = (self.keep_cpu).filter(|kfuncs| kfuncs.on_tracepoints || !on_tracepoint);
         Some(wanted.map_or(NOTHING, |kfuncs| call_of(of(kfuncs))))
     }
 }

@@ -22,7 +22,7 @@ const LOAD: u8 = 0x61;
 const SIZE: u8 = 0x18;
 
 /// The section of each program on a tracepoint begins with this.
-pub(super) const RAW_TRACEPOINT: &str = "raw_tp/";
+const RAW_TRACEPOINT: &str = "raw_tp/";
 
 /// A `struct bpf_insn`: operation, registers, offset, constant.
 pub(super) type Instruction = [u8; INSTRUCTION_BYTES];
@@ -37,11 +37,10 @@ type Told = [u32; size_of::<Config>() / size_of::<u32>()];
 /// When the object is not as it should be.
 pub(crate) fn linked(kfuncs: Kfuncs, config: &Config) -> Result<Linked> {
     let places = places(OBJECT)?;
-    let config = Config {
-        direct_reads: (kfuncs.are_reads_direct() && do_fields_fit(&places, config)?).into(),
+    let told = told(&Config {
+        direct_reads: (kfuncs.are_reads_direct() && do_fields_fit(&places, &told(config))?).into(),
         ..*config
-    };
-    let told = told(&config);
+    });
     let mut linked = Linked::copy(OBJECT);
     for place in places {
         let instructions = linked
@@ -52,7 +51,7 @@ pub(crate) fn linked(kfuncs: Kfuncs, config: &Config) -> Result<Linked> {
         let (instruction, further) = instructions;
         match place.what {
             What::Call(number) => {
-                if let Some(call) = kfuncs.link(&place.section, number) {
+                if let Some(call) = kfuncs.link(place.on_tracepoint, number) {
                     *instruction = call;
                 }
             }
@@ -76,12 +75,11 @@ pub(crate) fn linked(kfuncs: Kfuncs, config: &Config) -> Result<Linked> {
 }
 
 /// Whether an instruction has room for where each field lies that programs read by themselves.
-fn do_fields_fit(places: &[Place], config: &Config) -> Result<bool> {
-    let told = told(config);
+fn do_fields_fit(places: &[Place], told: &Told) -> Result<bool> {
     for place in places {
         if let What::Field(field) = place.what
-            && word(&told, field.at)? != Offsets::ABSENT
-            && field.offset(&told)?.is_none()
+            && word(told, field.at)? != Offsets::ABSENT
+            && field.offset(told)?.is_none()
         {
             return Ok(false);
         }
@@ -107,9 +105,10 @@ fn word(told: &Told, at: usize) -> Result<u32> {
 }
 
 /// Where in the object something is to be put.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    section: String,
+    /// Whether it is in a program on a raw tracepoint.
+    on_tracepoint: bool,
     /// In bytes from the beginning of the object.
     at: usize,
     what: What,
@@ -149,6 +148,7 @@ fn places(object: &[u8]) -> Result<Vec<Place>> {
         let (start, _) = section.file_range().context("a program without code")?;
         let code = section.data().context("cannot read a program's code")?;
         let name = section.name().context("a program without a name")?;
+        let on_tracepoint = name.starts_with(RAW_TRACEPOINT);
         let start = usize::try_from(start)?;
         let (instructions, _) = code.as_chunks::<INSTRUCTION_BYTES>();
         let mut rest = instructions;
@@ -171,7 +171,7 @@ fn places(object: &[u8]) -> Result<Vec<Place>> {
             };
             if let Some(what) = what {
                 places.push(Place {
-                    section: name.to_owned(),
+                    on_tracepoint,
                     at: start + index * INSTRUCTION_BYTES,
                     what,
                 });

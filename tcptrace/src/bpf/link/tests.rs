@@ -14,6 +14,12 @@ const KEEP_CPU: [u32; 4] = [
 
 const RDONLY_CAST: u32 = 70_005;
 
+/// Those of a kernel that lets programs read by themselves.
+const READING: Kfuncs = Kfuncs {
+    keep_cpu: None,
+    rdonly_cast: Some(RDONLY_CAST),
+};
+
 fn keep_cpu(on_tracepoints: bool) -> KeepCpu {
     KeepCpu {
         preempt_disable: 70_001,
@@ -55,8 +61,7 @@ fn each_program_keeps_its_cpu_and_gives_it_back_once() {
         places(OBJECT)
             .unwrap()
             .iter()
-            .any(|place| place.section.starts_with(RAW_TRACEPOINT)
-                && place.what == What::Call(kfunc::PREEMPT_DISABLE))
+            .any(|place| place.on_tracepoint && place.what == What::Call(kfunc::PREEMPT_DISABLE))
     );
 }
 
@@ -64,7 +69,10 @@ fn each_program_keeps_its_cpu_and_gives_it_back_once() {
 fn everything_is_put_in_where_it_is_wanted_and_nothing_else_is_touched() {
     for keep_cpu in [None, Some(keep_cpu(false)), Some(keep_cpu(true))] {
         for rdonly_cast in [None, Some(RDONLY_CAST)] {
-            let kfuncs = Kfuncs::of(keep_cpu, rdonly_cast);
+            let kfuncs = Kfuncs {
+                keep_cpu,
+                rdonly_cast,
+            };
             let linked = linked(kfuncs, &config()).unwrap();
             assert!(
                 linked.bytes() == expected(keep_cpu, rdonly_cast),
@@ -80,13 +88,16 @@ fn expected(keep_cpu: Option<KeepCpu>, rdonly_cast: Option<u32>) -> Vec<u8> {
         ..config()
     });
     let mut expected = OBJECT.to_vec();
-    for Place { section, at, what } in places(OBJECT).unwrap() {
+    for Place {
+        on_tracepoint,
+        at,
+        what,
+    } in places(OBJECT).unwrap()
+    {
         let instruction = &mut expected[at..at + 2 * INSTRUCTION_BYTES];
         match what {
             What::Call(number) if is_kfunc(number) => {
-                let kept = keep_cpu.is_some_and(|kfuncs| {
-                    kfuncs.on_tracepoints || !section.starts_with(RAW_TRACEPOINT)
-                });
+                let kept = keep_cpu.is_some_and(|kfuncs| kfuncs.on_tracepoints || !on_tracepoint);
                 let (function, is_wanted) = match number {
                     kfunc::PREEMPT_DISABLE => (70_001_u32, kept),
                     kfunc::PREEMPT_ENABLE => (70_002, kept),
@@ -118,7 +129,7 @@ fn expected(keep_cpu: Option<KeepCpu>, rdonly_cast: Option<u32>) -> Vec<u8> {
 
 #[test]
 fn nothing_that_stands_for_something_else_is_left() {
-    let linked = linked(Kfuncs::of(None, Some(RDONLY_CAST)), &config()).unwrap();
+    let linked = linked(READING, &config()).unwrap();
     let left = places(linked.bytes()).unwrap();
     let left: Vec<_> = (left.iter())
         .filter(|place| match place.what {
@@ -166,7 +177,7 @@ fn the_programs_ask_for_what_there_is() {
 #[test]
 fn programs_read_by_themselves_only_where_every_field_is_near_enough() {
     let direct_reads = |config: &Config| {
-        let linked = linked(Kfuncs::of(None, Some(RDONLY_CAST)), config).unwrap();
+        let linked = linked(READING, config).unwrap();
         let place = (places(OBJECT).unwrap().into_iter())
             .find(|place| {
                 place.what
