@@ -11,7 +11,7 @@ use tcptrace_common::{
 };
 
 use crate::{
-    bucket, emit,
+    bucket, checked, emit,
     filter::{self as filters, Ports},
     kernel::{self, Owner, SockCommon, SockRoom},
     maps::{CALLS, CALLS_HELD, FOLLOWED, FOLLOWED_COOKIES},
@@ -144,7 +144,7 @@ pub(crate) fn begin(sk: u64, call: u8, syscall: Syscall, address: Address, numbe
         return;
     }
     let cookie: u64 = common.field(place!(offsets.skc_cookie));
-    if cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6)) {
+    if checked::is_listening(cookie) {
         return;
     }
     // Before what makes the states many that the verifier has to follow through the loop over cgroups.

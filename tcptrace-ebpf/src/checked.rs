@@ -4,12 +4,19 @@ use crate::{
     kernel::{self, SockCommon},
     maps::CHECKED,
     memory::place,
+    told::config,
 };
 
 /// Whether the tracer checks itself now.
 #[inline(always)]
 pub(crate) fn is_under_way() -> bool {
     CHECKED.get(0).is_some_and(|checked| checked.port != 0)
+}
+
+/// Whether a socket with this cookie, 0 for none yet, is one of those that listen.
+#[inline(always)]
+pub(crate) fn is_listening(cookie: u64) -> bool {
+    cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6))
 }
 
 /// Whether the socket, or minisocket, is an end of a connection that the check is about. The namespace,

@@ -12,9 +12,7 @@ use crate::{
     kernel::{self, LocalSide, Owner, OwnerRoom, SockCommon},
     memory::place,
     nesting::{self, Scratch},
-    preemption, protocol, task,
-    told::config,
-    undecided,
+    preemption, protocol, task, undecided,
 };
 
 /// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`, emitted by
@@ -78,9 +76,7 @@ fn record(ctx: &RawTracePointContext, change: Change, scratch: &mut Scratch) {
     let Some(common) = &common.window(sk) else {
         return unreadable(ctx, sk);
     };
-    let cookie: u64 = common.field(place!(offsets.skc_cookie));
-    let self_check =
-        cookie != 0 && (cookie == config!(self_check_ipv4) || cookie == config!(self_check_ipv6));
+    let self_check = checked::is_listening(common.field(place!(offsets.skc_cookie)));
     match protocol::is_tcp(common, self_check) {
         Some(true) => {}
         Some(false) => return,
